@@ -1,0 +1,104 @@
+"""Distributed Graph Isomorphism Networks for PyTorch Geometric, with pluggable storage.
+
+The layers and models are in :mod:`distgnn.nn`, the optimizers in :mod:`distgnn.optim`. Here is what selects a storage
+backend and what a backend is written against. What needs torch is imported when it is first used, so that
+``import distgnn`` and ``distgnn --help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from distgnn._version import __version__
+from distgnn.errors import (
+    BackendError,
+    BackendOptionError,
+    BackendUnavailableError,
+    BrokenBackendError,
+    DataError,
+    DataFormatError,
+    DatasetNotFoundError,
+    DistGNNError,
+    EmbeddingSizeError,
+    GraphInputError,
+    IdRangeError,
+    IdsError,
+    NameConflictError,
+    NonFiniteGradientError,
+    PeerLostError,
+    RowsError,
+    SpecError,
+    StoreClosedError,
+    StoreError,
+    UnknownBackendError,
+    UnknownDatasetError,
+)
+
+if TYPE_CHECKING:
+    from distgnn.hookspecs import hookimpl
+    from distgnn.initial import initial_rows
+    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, InEdges, StateSpec, TensorStore, UpdateRule
+    from distgnn.registry import BackendInfo, get_backend, list_backends, use
+    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BackendInfo",
+    "BackendOptionError",
+    "BackendUnavailableError",
+    "BrokenBackendError",
+    "DataError",
+    "DataFormatError",
+    "DatasetNotFoundError",
+    "DistGNNError",
+    "EmbeddingSizeError",
+    "EmbeddingSpec",
+    "EmbeddingStore",
+    "GraphInputError",
+    "GraphSpec",
+    "GraphStore",
+    "IdRangeError",
+    "IdsError",
+    "InEdges",
+    "NameConflictError",
+    "NonFiniteGradientError",
+    "PeerLostError",
+    "RowsError",
+    "SpecError",
+    "StateSpec",
+    "StoreClosedError",
+    "StoreError",
+    "TensorSpec",
+    "TensorStore",
+    "UnknownBackendError",
+    "UnknownDatasetError",
+    "UpdateRule",
+    "__version__",
+    "get_backend",
+    "hookimpl",
+    "initial_rows",
+    "list_backends",
+    "use",
+]
+
+_LAZY = {
+    "hookspecs": ("hookimpl",),
+    "initial": ("initial_rows",),
+    "protocols": ("Backend", "EmbeddingStore", "GraphStore", "InEdges", "StateSpec", "TensorStore", "UpdateRule"),
+    "registry": ("BackendInfo", "get_backend", "list_backends", "use"),
+    "specs": ("EmbeddingSpec", "GraphSpec", "TensorSpec"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _LAZY.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f"distgnn.{module}"), name)
+            return value
+    raise AttributeError(f"module 'distgnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

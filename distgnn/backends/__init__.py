@@ -1,0 +1,4 @@
+"""The storage engines that come with distgnn, one module or package each.
+
+Nobody imports them but the registry, by name: ``distgnn.use("memory")``.
+"""

@@ -1,0 +1,9 @@
+"""Data sets: public ones through PyTorch Geometric, a graph of your own from files, and generated graphs."""
+
+from __future__ import annotations
+
+from distgnn.data.custom import load_custom_graph
+from distgnn.data.datasets import LoadedDataset, load_dataset
+from distgnn.data.generated import generate_graph
+
+__all__ = ["LoadedDataset", "generate_graph", "load_custom_graph", "load_dataset"]

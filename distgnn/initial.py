@@ -1,0 +1,50 @@
+"""The initial rows of an embedding store, the same on every backend and every sharding."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from distgnn.specs import EmbeddingSpec
+
+BLOCK_ROWS = 128
+
+
+def initial_rows(spec: EmbeddingSpec, start: int, stop: int) -> Tensor:
+    r"""Make rows ``start`` to ``stop`` (excluded) of a store as they are before any update.
+
+    Rows are drawn from :math:`\mathcal{N}(0, \mathrm{std}^2)` with NumPy's Philox generator, keyed by (seed, name) and
+    counted by blocks of 128 rows, so that any shard makes its own rows without making the others, and a store that
+    grows keeps the rows it had.
+
+    Args:
+        spec: The store.
+        start: First row id, at least 0.
+        stop: The row id after the last, at least ``start``; may be beyond ``spec.num_embeddings``.
+
+    Returns:
+        ``[stop - start, embedding_dim]`` of ``spec.dtype`` on the CPU.
+    """
+    rows = torch.empty(stop - start, spec.embedding_dim, dtype=spec.dtype)
+    for first, block in _blocks(spec, start, stop):
+        begin, end = max(first, start), min(first + BLOCK_ROWS, stop)
+        rows[begin - start : end - start] = torch.from_numpy(block[begin - first : end - first])
+    return rows
+
+
+def _blocks(spec: EmbeddingSpec, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+    digest = hashlib.blake2b(f"{spec.seed}/{spec.name}".encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype=np.uint64)
+    for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
+        # A block uses far fewer than 2**128 numbers, so blocks that differ in the third counter word never overlap.
+        generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, block, 0]))
+        numbers = generator.standard_normal((BLOCK_ROWS, spec.embedding_dim), dtype=np.float32)
+        yield block * BLOCK_ROWS, np.multiply(numbers, np.float32(spec.std), out=numbers)

@@ -1,0 +1,15 @@
+"""GIN and GINE layers and models, and the modules that connect them to stores."""
+
+from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
+from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures
+
+__all__ = [
+    "DistributedGIN",
+    "DistributedGINConv",
+    "DistributedGINE",
+    "DistributedGINEConv",
+    "StoredActivation",
+    "StoredEmbedding",
+    "StoredFeatures",
+]

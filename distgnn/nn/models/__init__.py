@@ -1,0 +1,5 @@
+"""Models of several layers with stored embeddings."""
+
+from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
+
+__all__ = ["DistributedGIN", "DistributedGINE"]

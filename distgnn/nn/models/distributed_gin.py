@@ -1,0 +1,325 @@
+"""GIN and GINE as whole models: stored embeddings at the input, layers, and a readout for graphs."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Dropout, Identity, Linear, Module, ModuleList
+from torch_geometric.nn import MLP, JumpingKnowledge
+from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver, normalization_resolver
+
+from distgnn.errors import GraphInputError
+from distgnn.nn.conv.gin_conv_distributed import (
+    DistributedGINConv,
+    DistributedGINEConv,
+    edge_inputs,
+    set_num_embeddings,
+)
+from distgnn.nn.stored import StoredActivation, StoredFeatures, default_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch_geometric.nn import MessagePassing
+    from torch_geometric.nn.aggr import Aggregation
+    from torch_geometric.typing import Adj
+
+    from distgnn.protocols import Backend
+
+
+class DistributedGIN(Module):
+    r"""The Graph Isomorphism Network from the `"How Powerful are Graph Neural Networks?"
+    <https://arxiv.org/abs/1810.00826>`_ paper, with stored node embeddings.
+
+    Without the ``use_dist_*`` flags it computes what :class:`torch_geometric.nn.GIN` computes, and takes its
+    ``state_dict()``.
+
+    Args:
+        in_channels (int): Width of the node features.
+        hidden_channels (int): Width of the hidden layers.
+        out_channels (int): Width of the output.
+        num_layers (int): Number of message passing layers.
+        dropout (float, optional): Dropout probability. (default: :obj:`0.`)
+        train_eps (bool, optional): Learn :math:`\epsilon` of each layer. (default: :obj:`False`)
+        act (str or Callable, optional): The non-linearity. (default: :obj:`"relu"`)
+        norm (str or Callable, optional): The normalization, of the layers and inside their MLPs.
+            (default: :obj:`None`)
+        norm_kwargs (Dict[str, Any], optional): Its arguments. (default: :obj:`None`)
+        jk (str, optional): The Jumping Knowledge mode (:obj:`None`, :obj:`"last"`, :obj:`"cat"`, :obj:`"max"`,
+            :obj:`"lstm"`), with a final linear map as in PyG. (default: :obj:`None`)
+        readout (str or Aggregation, optional): How node outputs become a graph's when ``batch`` is given: any PyG
+            aggregation, or :obj:`"layer_sum"`, the paper's: each layer's node features, the input's included, are
+            summed over the graph and mapped linearly to the output, and these are summed over layers. It takes the
+            place of ``jk``. (default: :obj:`"sum"`)
+        use_dist_embedding (bool, optional): Add a stored embedding to each node's features. (default: :obj:`False`)
+        embedding_dim (int, optional): Its width. (default: ``in_channels``)
+        embedding_name (str, optional): Name of its store; models of one name share it. (default: a new name)
+        embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.1`)
+        use_dist_tensor (bool, optional): Keep each layer's output in a tensor store, at the rows ``node_ids``.
+            (default: :obj:`False`)
+        backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
+            is needed)
+        **kwargs (optional): Additional arguments of the layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        dropout: float = 0.0,
+        train_eps: bool = False,
+        *,
+        act: str | Callable[..., Any] | None = "relu",
+        norm: str | Callable[..., Any] | None = None,
+        norm_kwargs: dict[str, Any] | None = None,
+        jk: str | None = None,
+        readout: str | Aggregation = "sum",
+        use_dist_embedding: bool = False,
+        embedding_dim: int | None = None,
+        embedding_name: str | None = None,
+        embedding_std: float = 0.1,
+        use_dist_tensor: bool = False,
+        backend: str | Backend | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"{type(self).__name__} needs at least 1 layer, not {num_layers}")
+        by_layer = readout == "layer_sum"
+        if by_layer and jk is not None:
+            raise ValueError(f"readout='layer_sum' takes the place of jk; leave out jk={jk!r}")
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.out_channels = out_channels
+        self.num_layers = num_layers
+        self.jk_mode = jk
+
+        name = embedding_name or default_name(type(self).__name__)
+        self.node_features: StoredFeatures | None = None
+        if use_dist_embedding:
+            self.node_features = StoredFeatures(
+                in_channels, embedding_dim, name=name, backend=backend, std=embedding_std
+            )
+
+        # From here to the end of the constructor as torch_geometric.nn.models.basic_gnn, so that weights carry over.
+        self.dropout = Dropout(dropout)
+        self.act = activation_resolver(act)
+        ends_in_conv = jk is None and not by_layer
+        widths = [in_channels] + [hidden_channels] * num_layers
+        if ends_in_conv:
+            widths[-1] = out_channels
+        self.convs = ModuleList(
+            self._conv(
+                MLP([width_in, width_out, width_out], act=self.act, norm=norm, norm_kwargs=norm_kwargs),
+                train_eps,
+                **kwargs,
+            )
+            for width_in, width_out in itertools.pairwise(widths)
+        )
+        norm_layer = normalization_resolver(norm, hidden_channels, **(norm_kwargs or {})) or Identity()
+        self.norms = ModuleList(copy.deepcopy(norm_layer) for _ in range(num_layers))
+        if ends_in_conv:
+            self.norms[-1] = Identity()
+        self.jk: Module | None = None
+        self.lin: Module | None = None
+        if jk is not None:
+            self.lin = Linear(num_layers * hidden_channels if jk == "cat" else hidden_channels, out_channels)
+        if jk not in {None, "last"}:
+            self.jk = JumpingKnowledge(jk, hidden_channels, num_layers)
+        self.heads = ModuleList(Linear(width, out_channels) for width in widths) if by_layer else None
+        self.readout = aggregation_resolver("sum" if by_layer else readout)
+        self.activations = ModuleList(
+            StoredActivation(name=f"{name}_layer_{layer}", backend=backend)
+            for layer in range(num_layers if use_dist_tensor else 0)
+        )
+
+    def _conv(self, nn: Module, train_eps: bool, **kwargs: Any) -> MessagePassing:
+        return DistributedGINConv(nn, train_eps=train_eps, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Reset all learnable parameters, stored embeddings included."""
+        self.close_activations()
+        for module in (self.node_features, *self.convs, *self.norms, self.jk, self.lin, *(self.heads or ())):
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+    def set_num_embeddings(self, num_nodes: int | None = None, num_edges: int | None = None) -> None:
+        """Say how many rows the stores of embeddings have, before the first forward.
+
+        Without this call the first forward sizes them by the largest ids that it is given, and warns.
+        """
+        set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
+        set_num_embeddings(self._edge_features(), num_edges, "use_dist_edge_embedding")
+
+    def close_activations(self) -> None:
+        """Close the tensor stores of layer outputs, if any."""
+        for activation in self.activations:
+            activation.close()
+
+    def forward(
+        self,
+        x: Tensor | None,
+        edge_index: Adj,
+        edge_attr: Tensor | None = None,
+        *,
+        node_ids: Tensor | None = None,
+        edge_ids: Tensor | None = None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Compute node outputs, or graph outputs when ``batch`` is given.
+
+        Args:
+            x: Node features ``[N, in_channels]``, or None with stored node embeddings.
+            edge_index: Edges ``[2, E]``, or a sparse adjacency as PyG's layers take it.
+            edge_attr: Edge features ``[E, edge_dim]``. GIN does not use them; it accepts them so that one loop drives
+                both models.
+            node_ids: ``[N]``, the rows of the nodes in the stores; by default nodes are numbered as they stand.
+            edge_ids: ``[E]``, the rows of the edges in the store of edge embeddings; by default as they stand.
+            batch: ``[N]``, the graph that each node belongs to.
+            batch_size: Number of graphs; by default the largest of ``batch`` plus 1.
+
+        Returns:
+            ``[N, out_channels]``, or ``[batch_size, out_channels]`` with ``batch``.
+
+        Raises:
+            GraphInputError: The inputs do not fit the model or each other.
+            EmbeddingSizeError: Ids beyond the stores.
+        """
+        if x is None and self.node_features is None:
+            raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
+        if x is not None and x.size(-1) != self.in_channels:
+            raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {self.in_channels}")
+        h = x if self.node_features is None else self.node_features(x, node_ids)
+        assert h is not None
+        _check_edge_index(edge_index, h.size(0))
+        edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
+
+        layers = [h]
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            h = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
+            if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
+                h = norm(h)
+                h = h if self.act is None else self.act(h)
+                h = self.dropout(h)
+            if self.activations:
+                h = self._publish(index, h, node_ids)
+            layers.append(h)
+
+        if self.heads is not None:
+            if batch is not None:
+                layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
+            return torch.stack([self.dropout(head(h)) for head, h in zip(self.heads, layers, strict=True)]).sum(dim=0)
+        h = h if self.jk is None else self.jk(layers[1:])
+        h = h if self.lin is None else self.lin(h)
+        return h if batch is None else self.readout(h, batch, dim_size=batch_size)
+
+    def _edge_features(self) -> StoredFeatures | None:
+        return None
+
+    def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None) -> Tensor:
+        known = None if self.node_features is None else self.node_features.embedding.num_embeddings
+        ids = torch.arange(h.size(0), device=h.device) if node_ids is None else node_ids
+        num_rows = known or (int(ids.max()) + 1 if ids.numel() else 1)
+        published: Tensor = self.activations[layer](h, ids, num_rows)
+        return published
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, num_layers={self.num_layers})"
+
+
+class DistributedGINE(DistributedGIN):
+    r"""The GIN of :class:`DistributedGIN` with edge features, by the operator of the `"Strategies for Pre-training
+    Graph Neural Networks" <https://arxiv.org/abs/1905.12265>`_ paper, with stored node and edge embeddings.
+
+    Args:
+        in_channels (int): Width of the node features.
+        hidden_channels (int): Width of the hidden layers.
+        out_channels (int): Width of the output.
+        num_layers (int): Number of message passing layers.
+        edge_dim (int, optional): Width of the edge features. (default: ``edge_embedding_dim``)
+        use_dist_edge_embedding (bool, optional): Add a stored embedding to each edge's features.
+            (default: :obj:`False`)
+        edge_embedding_dim (int, optional): Its width. (default: ``edge_dim``)
+        edge_embedding_name (str, optional): Name of its store. (default: a new name)
+        **kwargs (optional): Additional arguments of :class:`DistributedGIN`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        *,
+        edge_dim: int | None = None,
+        use_dist_edge_embedding: bool = False,
+        edge_embedding_dim: int | None = None,
+        edge_embedding_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        edge_dim = edge_dim or edge_embedding_dim
+        if edge_dim is None:
+            raise ValueError("DistributedGINE needs the width of the edge features: pass edge_dim")
+        super().__init__(in_channels, hidden_channels, out_channels, num_layers, edge_dim=edge_dim, **kwargs)
+        self.edge_features: StoredFeatures | None = None
+        if use_dist_edge_embedding:
+            self.edge_features = StoredFeatures(
+                edge_dim,
+                edge_embedding_dim,
+                name=edge_embedding_name or default_name("DistributedGINE_edges"),
+                backend=kwargs.get("backend"),
+                std=kwargs.get("embedding_std", 0.1),
+            )
+        self.edge_dim = edge_dim
+
+    def _conv(self, nn: Module, train_eps: bool, **kwargs: Any) -> MessagePassing:
+        return DistributedGINEConv(nn, train_eps=train_eps, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Reset all learnable parameters, stored embeddings included."""
+        super().reset_parameters()
+        if self.edge_features is not None:
+            self.edge_features.reset_parameters()
+
+    def _edge_features(self) -> StoredFeatures | None:
+        return self.edge_features
+
+    def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:
+        if edge_attr is not None and edge_attr.size(-1) != self.edge_dim:
+            raise GraphInputError(
+                f"edge_attr has {edge_attr.size(-1)} features an edge, the model was made for {self.edge_dim}"
+            )
+        inputs: Tensor | None = edge_inputs(self.edge_features, edge_index, edge_attr, edge_ids)
+        return inputs
+
+
+def _check_edge_index(edge_index: Adj, num_nodes: int) -> None:
+    """Refuse ends that are no nodes, with a word for edges counted from 1.
+
+    On a GPU the check would wait for the device; there PyG's layers find such ends themselves.
+    """
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided or edge_index.is_cuda:
+        return
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+        raise GraphInputError(
+            f"edge_index must be int64 of shape [2, E], not {edge_index.dtype} of {list(edge_index.shape)}"
+        )
+    if edge_index.numel() == 0:
+        return
+    low, high = (int(end) for end in edge_index.aminmax())
+    if low < 0 or high >= num_nodes:
+        counted = "; it seems to count from 1: subtract 1" if low == 1 and high == num_nodes else ""
+        raise GraphInputError(
+            f"edge_index holds nodes {low} to {high}, the graph has nodes 0 to {num_nodes - 1}{counted}"
+        )

@@ -1,0 +1,297 @@
+"""Modules whose tensors live in a backend's stores: the seam between layers and storage.
+
+The only file under ``nn`` that resolves a backend, and only when a store is first needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from distgnn.errors import GraphInputError, IdsError, StoreError
+from distgnn.optim.rows import sum_by_id
+from distgnn.registry import get_backend
+from distgnn.specs import EmbeddingSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from distgnn.protocols import Backend, EmbeddingStore, TensorStore
+
+_numbers: dict[str, itertools.count[int]] = {}
+
+
+def default_name(prefix: str) -> str:
+    """Make a store name for a module that was given none: ``prefix_0``, ``prefix_1``, ... in order of construction."""
+    return f"{prefix}_{next(_numbers.setdefault(prefix, itertools.count()))}"
+
+
+class StoredEmbedding(Module):
+    r"""A lookup table as :class:`torch.nn.Embedding`, whose rows live in an
+    :class:`~distgnn.protocols.EmbeddingStore`.
+
+    The rows are no :class:`torch.nn.Parameter`: they are trained by an optimizer of :mod:`distgnn.optim`, and are not
+    part of ``state_dict()``. Two modules of one name share one table; so does a deep copy with its original.
+
+    Args:
+        num_embeddings (int, optional): Number of rows. With :obj:`None` the first forward sizes the table by the
+            largest id that any rank passes, and warns.
+        embedding_dim (int): Number of columns :math:`D`.
+        name (str): Name of the store.
+        dtype (torch.dtype): Type of the rows. (default: :obj:`torch.float32`)
+        backend (str or Backend, optional): Where the store is opened; with :obj:`None`, in the backend in use when it
+            is first needed. (default: :obj:`None`)
+        seed (int, optional): Seed of the initial rows; with :obj:`None`, that of :func:`torch.manual_seed`, which
+            must then be the same on every rank. (default: :obj:`None`)
+        std (float): Standard deviation of the initial rows. (default: :obj:`1.0`)
+
+    Shapes:
+        - **input:** ids :math:`(*)` of an integer type, in :math:`[0, \mathrm{num\_embeddings})`
+        - **output:** rows :math:`(*, D)`
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int | None,
+        embedding_dim: int,
+        *,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        backend: str | Backend | None = None,
+        seed: int | None = None,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.name = name
+        self.dtype = dtype
+        self.backend = backend
+        self.seed = seed
+        self.std = std
+        self.handle = torch.empty(0, requires_grad=True)
+        self._store: EmbeddingStore | None = None
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._device = torch.device("cpu")  # of the last ids
+        self.reset_parameters()
+        self._spec(num_embeddings or 1)  # a spec that no store can have fails here
+
+    def reset_parameters(self) -> None:
+        """Let the rows start anew: the store, if open, is closed, on all ranks and for all modules of its name."""
+        if self._store is not None:
+            self._store.close()
+        self._store = None
+        self._gradients.clear()
+        self._seed = torch.initial_seed() if self.seed is None else self.seed
+
+    def set_num_embeddings(self, num_embeddings: int) -> None:
+        """Set the number of rows, before the first forward.
+
+        Raises:
+            StoreError: The store is open with another size.
+        """
+        if self._store is not None and num_embeddings != self.num_embeddings:
+            raise StoreError(
+                f"embedding store {self.name!r} is open with {self.num_embeddings} rows and cannot become "
+                f"{num_embeddings}: set it before the first forward, or call reset_parameters() first"
+            )
+        self._spec(num_embeddings)
+        self.num_embeddings = num_embeddings
+
+    def open_store(self) -> EmbeddingStore | None:
+        """Return the store, opening it at the first call, or :obj:`None` while its size is not known."""
+        if self._store is None and self.num_embeddings is not None:
+            self._store = _resolve(self.backend).open_embedding(self._spec(self.num_embeddings))
+        return self._store
+
+    def take_gradients(self) -> tuple[Tensor, Tensor]:
+        """Return ids ``[K]`` and gradients ``[K, D]`` gathered since the last call, and forget them."""
+        if not self._gradients:
+            empty = torch.empty(0, dtype=torch.int64, device=self._device)
+            return empty, torch.empty(0, self.embedding_dim, dtype=self.dtype, device=self._device)
+        ids, gradients = zip(*self._gradients, strict=True)
+        self._gradients.clear()
+        wide = self.dtype if len({rows.dtype for rows in gradients}) == 1 else torch.float32
+        return torch.cat(ids), torch.cat([rows.to(wide) for rows in gradients])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look rows up."""
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise IdsError(f"embedding store {self.name!r}: ids must be of an integer type, not {ids.dtype}")
+        flat = ids.reshape(-1).long()
+        self._device = flat.device
+        if self.num_embeddings is None:
+            self.num_embeddings = _size_from(flat, self.name)
+        store = self.open_store()
+        assert store is not None
+        rows: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
+            self.handle, store, flat, self
+        )
+        return rows.view(*ids.shape, self.embedding_dim)
+
+    def _spec(self, num_embeddings: int) -> EmbeddingSpec:
+        return EmbeddingSpec(self.name, num_embeddings, self.embedding_dim, self.dtype, self._seed, self.std)
+
+    def add_gradients(self, ids: Tensor, rows: Tensor) -> None:
+        """Gather the gradients ``[K, D]`` of one backward pass, until :meth:`take_gradients`."""
+        self._gradients.append((ids, rows))
+        # Without an optimizer that takes them, gradients would pile up: keep no more rows than the table has.
+        if sum(ids.numel() for ids, _ in self._gradients) > max(ids.numel(), self.num_embeddings or 0):
+            self._gradients.append(sum_by_id(*self.take_gradients()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredEmbedding:
+        copied = StoredEmbedding(
+            self.num_embeddings,
+            self.embedding_dim,
+            name=self.name,
+            dtype=self.dtype,
+            backend=self.backend,
+            seed=self._seed,
+            std=self.std,
+        )
+        return copied.train(self.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None, "_gradients": []}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_embeddings}, {self.embedding_dim}, name={self.name!r})"
+
+
+class _Lookup(torch.autograd.Function):
+    """A lookup whose gradient goes to the module instead of to a dense tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, handle: Tensor, store: EmbeddingStore, ids: Tensor, embedding: StoredEmbedding) -> Tensor:
+        del handle  # its requires_grad makes autograd call backward
+        ctx.ids, ctx.embedding = ids, embedding
+        return store.lookup(ids)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[None, ...]:
+        ctx.embedding.add_gradients(ctx.ids, gradients.detach())
+        return (None,) * 4
+
+
+class StoredFeatures(Module):
+    r"""Features plus a stored embedding: :math:`\mathbf{x}_i + \mathbf{W} \mathbf{e}_{\mathrm{id}(i)}`.
+
+    :math:`\mathbf{W}` is a learned linear map, there when the widths differ. Without features the embedding stands
+    alone.
+
+    Args:
+        channels (int): Width of the features and of the output.
+        embedding_dim (int, optional): Width of the embedding; :obj:`None` is ``channels``.
+        name (str): Name of the store.
+        backend (str or Backend, optional): As in :class:`StoredEmbedding`.
+        std (float): As in :class:`StoredEmbedding`.
+
+    Shapes:
+        - **input:** features :math:`(N, \mathrm{channels})` or :obj:`None`, ids :math:`(N)` or :obj:`None` for
+          :math:`0, \ldots, N - 1`
+        - **output:** :math:`(N, \mathrm{channels})`
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embedding_dim: int | None,
+        *,
+        name: str,
+        backend: str | Backend | None = None,
+        std: float,
+    ) -> None:
+        super().__init__()
+        embedding_dim = embedding_dim or channels
+        self.embedding = StoredEmbedding(None, embedding_dim, name=name, backend=backend, std=std)
+        self.lin = None if embedding_dim == channels else Linear(embedding_dim, channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Start the rows and the linear map anew."""
+        self.embedding.reset_parameters()
+        if self.lin is not None:
+            self.lin.reset_parameters()
+
+    def forward(self, features: Tensor | None, ids: Tensor | None) -> Tensor:
+        """Sum features and embeddings."""
+        if ids is None:
+            count = self.embedding.num_embeddings if features is None else features.size(0)
+            if count is None:
+                raise GraphInputError(
+                    f"embedding store {self.embedding.name!r}: with neither features nor ids the number of rows must "
+                    "be known; call set_num_embeddings(...), or pass ids"
+                )
+            ids = torch.arange(count, device=None if features is None else features.device)
+        if features is not None and features.size(0) != ids.numel():
+            raise GraphInputError(
+                f"embedding store {self.embedding.name!r}: {ids.numel()} ids for {features.size(0)} rows of features; "
+                "there must be one id a row"
+            )
+        rows: Tensor = self.embedding(ids)
+        if self.lin is not None:
+            rows = self.lin(rows.to(self.lin.weight.dtype))
+        return rows if features is None else features + rows.to(features.dtype)
+
+
+class StoredActivation(Module):
+    """The output of a layer, kept in a :class:`~distgnn.protocols.TensorStore` where other ranks can read it.
+
+    Args:
+        name (str): Name of the store.
+        backend (str or Backend, optional): As in :class:`StoredEmbedding`.
+    """
+
+    def __init__(self, *, name: str, backend: str | Backend | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.backend = backend
+        self.store: TensorStore | None = None
+
+    def forward(self, values: Tensor, ids: Tensor, num_rows: int) -> Tensor:
+        """Write rows ``ids`` of a store of ``num_rows`` rows, and return ``values`` as they are.
+
+        The store is opened at the first call, and again when its shape changes.
+        """
+        shape = (num_rows, *values.shape[1:])
+        if self.store is not None and (self.store.shape, self.store.dtype) != (shape, values.dtype):
+            self.close()
+        if self.store is None:
+            self.store = _resolve(self.backend).open_tensor(TensorSpec(self.name, shape, values.dtype))
+        self.store.write(ids, values.detach())
+        return values
+
+    def close(self) -> None:
+        """Close the store, if open; collective as every store call."""
+        if self.store is not None:
+            self.store.close()
+        self.store = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
+        return StoredActivation(name=self.name, backend=self.backend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "store": None}
+
+
+def _resolve(backend: str | Backend | None) -> Backend:
+    return get_backend(backend) if backend is None or isinstance(backend, str) else backend
+
+
+def _size_from(ids: Tensor, name: str) -> int:
+    largest = ids.max() if ids.numel() else torch.tensor(-1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    size = int(largest) + 1
+    if size == 0:
+        raise StoreError(
+            f"embedding store {name!r}: the first forward has no ids to size it by; call set_num_embeddings(...) first"
+        )
+    warnings.warn(
+        f"embedding store {name!r} gets {size} rows from the largest id of the first forward; a larger id will be an "
+        "error. Call set_num_embeddings(...) to say how many there are",
+        stacklevel=2,
+    )
+    return size

@@ -1,0 +1,159 @@
+"""Row-wise update rules: the arithmetic of an optimizer on the rows that a step touches, once for every backend.
+
+Each rule does what its original does to the rows that have a gradient. Weight decay is applied to those rows only, as
+everywhere where gradients are sparse.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distgnn.protocols import StateSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, as :class:`torch.optim.SGD` without momentum.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: L2 penalty on touched rows.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_not_negative(lr=self.lr, weight_decay=self.weight_decay)
+
+    def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:  # noqa: ARG002  # the protocol's signature
+        """Keep nothing."""
+        return {}
+
+    def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:  # noqa: ARG002
+        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        _decay(rows, gradients, self.weight_decay)
+        rows.add_(gradients, alpha=-self.lr)
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """Adagrad (`Duchi et al. 2011 <https://jmlr.org/papers/v12/duchi11a.html>`_), as :class:`torch.optim.Adagrad`.
+
+    Args:
+        lr: Learning rate.
+        lr_decay: The learning rate of step t is ``lr / (1 + (t - 1) * lr_decay)``.
+        weight_decay: L2 penalty on touched rows.
+        initial_accumulator_value: What the sum of squares starts from.
+        eps: Added to the denominator.
+    """
+
+    lr: float = 1e-2
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        _check_not_negative(
+            lr=self.lr,
+            lr_decay=self.lr_decay,
+            weight_decay=self.weight_decay,
+            initial_accumulator_value=self.initial_accumulator_value,
+            eps=self.eps,
+        )
+
+    def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:
+        """Keep the sum of squared gradients of each element."""
+        return {"sum": StateSpec(embedding_dim, self.initial_accumulator_value)}
+
+    def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
+        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        _decay(rows, gradients, self.weight_decay)
+        total = state["sum"].addcmul_(gradients, gradients)
+        rate = self.lr / (1 + (step - 1) * self.lr_decay)
+        rows.addcdiv_(gradients, total.sqrt().add_(self.eps), value=-rate)
+
+
+@dataclass(frozen=True)
+class RowWiseAdagrad:
+    """Adagrad with one number of state a row: the sum over steps of the mean squared gradient of the row.
+
+    The exact row-wise Adagrad of `fbgemm
+    <https://docs.pytorch.org/FBGEMM/fbgemm_gpu/fbgemm_gpu-python-api/table_batched_embedding_ops.html>`_; at one column
+    it is :class:`Adagrad`. A table of D columns keeps 1/D of Adagrad's state.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: L2 penalty on touched rows.
+        eps: Added to the denominator.
+    """
+
+    lr: float = 1e-2
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_not_negative(lr=self.lr, weight_decay=self.weight_decay, eps=self.eps)
+
+    def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:  # noqa: ARG002  # the protocol's signature
+        """Keep one sum a row."""
+        return {"sum": StateSpec(1)}
+
+    def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:  # noqa: ARG002
+        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        _decay(rows, gradients, self.weight_decay)
+        total = state["sum"].add_(gradients.square().mean(dim=1, keepdim=True))
+        rows.addcdiv_(gradients, total.sqrt().add_(self.eps), value=-self.lr)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Lazy Adam (`Kingma and Ba 2014 <https://arxiv.org/abs/1412.6980>`_), as :class:`torch.optim.SparseAdam`.
+
+    The moments of rows without a gradient do not decay; the bias correction counts every step of the store.
+
+    Args:
+        lr: Learning rate.
+        betas: Decay rates of the first and second moment, each in [0, 1).
+        eps: Added to the denominator.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_not_negative(lr=self.lr, eps=self.eps)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), not {self.betas}")
+
+    def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:
+        """Keep both moments of each element."""
+        return {"exp_avg": StateSpec(embedding_dim), "exp_avg_sq": StateSpec(embedding_dim)}
+
+    def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
+        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        beta1, beta2 = self.betas
+        mean = state["exp_avg"].lerp_(gradients.to(state["exp_avg"].dtype), 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+        rate = self.lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        rows.addcdiv_(mean, square.sqrt().add_(self.eps), value=-rate)
+
+
+def _decay(rows: Tensor, gradients: Tensor, weight_decay: float) -> None:
+    if weight_decay:
+        gradients.add_(rows, alpha=weight_decay)
+
+
+def _check_not_negative(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, not {number}")
