@@ -19,6 +19,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     │   └── NonFiniteGradientError      (ArithmeticError)  NaN or infinite gradients, under DISTGNN_DEBUG=1
     ├── PeerLostError                   (ConnectionError)  another rank or server is gone, or silent for too long
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
+    ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     └── DataError
         ├── UnknownDatasetError         (LookupError)      no data set of that name
         ├── DatasetNotFoundError        (FileNotFoundError)  its files are not on this machine
@@ -96,6 +97,10 @@ class PeerLostError(DistGNNError, ConnectionError):
 
 class GraphInputError(DistGNNError, ValueError):
     """A graph, its features or its ids do not fit the layer that they are given to."""
+
+
+class ConfigError(DistGNNError, ValueError):
+    """An option of a training run has a value that cannot be, or does not go with the others."""
 
 
 class DataError(DistGNNError):

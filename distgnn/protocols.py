@@ -20,12 +20,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-
 if TYPE_CHECKING:
-    from torch import Tensor
     from collections.abc import Mapping
 
     import torch
+    from torch import Tensor
 
     from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 

@@ -72,9 +72,9 @@ def load_custom_graph(
 def _read_edges(path: Path, num_nodes: int | None) -> Tensor:
     table = read_table(path, key="edge_index")
     pairs = table.values
-    if table.layout is None and pairs.dim() == 2 and len(pairs) == 2:  # noqa: PLR2004
+    if table.layout is None and pairs.dim() == 2 and len(pairs) == 2:
         pairs = pairs.t()
-    if pairs.dim() != 2 or pairs.size(1) < 2 or (table.layout is None and pairs.size(1) > 2):  # noqa: PLR2004
+    if pairs.dim() != 2 or pairs.size(1) < 2 or (table.layout is None and pairs.size(1) > 2):
         raise DataFormatError(
             f"{path} holds a table of shape {list(table.values.shape)}; an edge is two ids: "
             f"write source,target on every line, or an array of shape [2, E]"

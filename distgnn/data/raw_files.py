@@ -146,9 +146,10 @@ def _impatient_downloads() -> Iterator[None]:
 
 def _how_to_get(dataset: PublicDataset, error: Exception) -> str:
     name = dataset.name
+    reason = str(error) or str(error.__cause__ or type(error).__name__)
     bundled = f', or get {name} with: pip install "distgnn[demo]"' if name in BUNDLED else ""
     return (
-        f"{name} is not on this machine, and downloading it failed ({error or type(error).__name__}); "
+        f"{name} is not on this machine, and downloading it failed ({reason}); "
         f"put {', '.join(dataset.files)} and the files that come with them, from {dataset.source}, into DIR/{name}/raw "
         f"and give DIR as {DATA_VARIABLE} or as root (--root){bundled}"
     )

@@ -89,7 +89,7 @@ class Table:
     def where(self, row: int) -> str:
         """The place of a row, for an error's text."""
         if self.layout is None:
-            return f"{self.path}, entry {row}"
+            return f"{self.path}, entry {row} (counted from 0)"
         line, _ = next(itertools.islice(self.layout.rows(), row, None))
         return f"{self.path}, line {line}"
 
@@ -146,7 +146,7 @@ def _read_text(path: Path, columns: Sequence[str | int] | None) -> Table:
             raise DataFormatError(_fault(layout, picked) or f"{path} cannot be read: {error}") from error
     except _BROKEN_TEXT as error:
         raise DataFormatError(
-            f"{path} cannot be read as text ({error or type(error).__name__}); write it again, as UTF-8"
+            f"{path} cannot be read as text ({str(error) or type(error).__name__}); write it again, as UTF-8"
         ) from error
     if columns is not None:
         values = np.stack([values[f"f{i}"] for i in picked], axis=1)
@@ -160,10 +160,15 @@ def _layout(path: Path) -> TextLayout:
         first_lines = list(itertools.islice(table, 2))
     delimiter = next((mark for mark in ",;\t" if first_lines and mark in first_lines[0][1]), None)
     rows = [(number, _fields(line, delimiter)) for number, line in first_lines]
-    header = tuple(rows.pop(0)[1]) if rows and not any(map(_is_number, rows[0][1])) else None
+    named = rows and not any(map(_is_number, rows[0][1]))
+    header = tuple(name.strip() for name in rows.pop(0)[1]) if named else None
     if not rows:
         raise DataFormatError(f"{path} is empty: no line of it holds numbers; write one row a line")
     number, fields = rows[0]
+    if header and len(header) != len(fields):
+        raise DataFormatError(
+            f"{path}, line {number}: {len(fields)} columns under a header of {len(header)}; give every column a name"
+        )
     return TextLayout(path, delimiter, header, number, len(fields))
 
 
@@ -217,7 +222,8 @@ def _read_array(path: Path, key: str) -> Tensor:
         raise DataFormatError(f"{path} holds {kind}, not numbers; save an array of integers or floats")
     if array.numel() == 0:
         raise DataFormatError(f"{path} is empty: an array of shape {list(array.shape)}; save one with rows in it")
-    return array.detach() if array.is_floating_point() else array.long()
+    array = array.detach().view(array.shape or (1,))
+    return array if array.is_floating_point() else array.long()
 
 
 def _entry(path: Path, found: Mapping[str, object], key: str) -> object:

@@ -80,12 +80,16 @@ class StoredEmbedding(Module):
         self._spec(num_embeddings or 1)  # a spec that no store can have fails here
 
     def reset_parameters(self) -> None:
-        """Let the rows start anew: the store, if open, is closed, on all ranks and for all modules of its name."""
+        """Let the rows start anew, from the seed of now; closes the store."""
+        self.close()
+        self._seed = torch.initial_seed() if self.seed is None else self.seed
+
+    def close(self) -> None:
+        """Free the rows, on all ranks and for all modules of the name; the next forward starts from initial rows."""
         if self._store is not None:
             self._store.close()
         self._store = None
         self._gradients.clear()
-        self._seed = torch.initial_seed() if self.seed is None else self.seed
 
     def set_num_embeddings(self, num_embeddings: int) -> None:
         """Set the number of rows, before the first forward.

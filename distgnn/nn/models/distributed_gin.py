@@ -19,7 +19,7 @@ from distgnn.nn.conv.gin_conv_distributed import (
     edge_inputs,
     set_num_embeddings,
 )
-from distgnn.nn.stored import StoredActivation, StoredFeatures, default_name
+from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures, default_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,11 +144,11 @@ class DistributedGIN(Module):
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters, stored embeddings included."""
-        self.close_activations()
-        for module in (self.node_features, *self.convs, *self.norms, self.jk, self.lin, *(self.heads or ())):
-            reset: Any = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
+        self.close()
+        modules: list[Any] = [self.node_features, *self.convs, *self.norms, self.jk, self.lin, *(self.heads or ())]
+        for module in modules:
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
     def set_num_embeddings(self, num_nodes: int | None = None, num_edges: int | None = None) -> None:
         """Say how many rows the stores of embeddings have, before the first forward.
@@ -158,10 +158,11 @@ class DistributedGIN(Module):
         set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
         set_num_embeddings(self._edge_features(), num_edges, "use_dist_edge_embedding")
 
-    def close_activations(self) -> None:
-        """Close the tensor stores of layer outputs, if any."""
-        for activation in self.activations:
-            activation.close()
+    def close(self) -> None:
+        """Free the stores of embeddings and layer outputs, on all ranks; the next forward starts from initial rows."""
+        for module in self.modules():
+            if isinstance(module, StoredEmbedding | StoredActivation):
+                module.close()
 
     def forward(
         self,

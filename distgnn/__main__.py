@@ -1,0 +1,5 @@
+"""``python -m distgnn`` is the ``distgnn`` command."""
+
+from distgnn.cli.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""The ``distgnn`` command: one module a subcommand, put together in :mod:`distgnn.cli.app`."""

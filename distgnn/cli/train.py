@@ -1,0 +1,98 @@
+"""``distgnn train``: the main job."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from distgnn.train.config import MODELS, SPARSE_OPTIMIZERS, TrainConfig
+
+_DEFAULT = TrainConfig()
+_DATA, _MODEL, _TRAINING, _OWN, _OUTPUT = "Data", "Model", "Training", "A graph of your own", "Output"
+
+
+def train(  # one local a command line option
+    *,
+    dataset: str = typer.Option(
+        _DEFAULT.dataset,
+        help="MUTAG, PROTEINS or another TUDataset; Cora, CiteSeer, PubMed; CustomLargeGraph.",
+        rich_help_panel=_DATA,
+    ),
+    root: str = typer.Option(None, help="Folder with the data set in PyG's layout.", rich_help_panel=_DATA),
+    folds: int = typer.Option(
+        _DEFAULT.folds, help="Cross-validate in so many folds by the GIN paper's protocol.", rich_help_panel=_DATA
+    ),
+    model: str = typer.Option(_DEFAULT.model, help=f"One of: {', '.join(MODELS)}.", rich_help_panel=_MODEL),
+    hidden_channels: int = typer.Option(
+        _DEFAULT.hidden_channels, help="Width of the hidden layers.", rich_help_panel=_MODEL
+    ),
+    num_layers: int = typer.Option(_DEFAULT.num_layers, help="Message passing layers.", rich_help_panel=_MODEL),
+    dropout: float = typer.Option(_DEFAULT.dropout, help="Dropout probability.", rich_help_panel=_MODEL),
+    backend: str = typer.Option(
+        _DEFAULT.backend, help="Where stores live; see: distgnn backends.", rich_help_panel=_MODEL
+    ),
+    use_dist_embedding: bool = typer.Option(
+        False, "--use-dist-embedding", help="Learn an embedding of each node.", rich_help_panel=_MODEL
+    ),
+    embedding_dim: int = typer.Option(None, help="Its width.  [default: the features']", rich_help_panel=_MODEL),
+    use_dist_edge_embedding: bool = typer.Option(
+        False, "--use-dist-edge-embedding", help="With gine, learn an embedding of each edge.", rich_help_panel=_MODEL
+    ),
+    edge_embedding_dim: int = typer.Option(
+        None, help="Its width.  [default: the edge features']", rich_help_panel=_MODEL
+    ),
+    use_dist_tensor: bool = typer.Option(
+        False, "--use-dist-tensor", help="Keep layer outputs in tensor stores.", rich_help_panel=_MODEL
+    ),
+    epochs: int = typer.Option(_DEFAULT.epochs, help="Passes over the training data.", rich_help_panel=_TRAINING),
+    batch_size: int = typer.Option(_DEFAULT.batch_size, help="Graphs a batch.", rich_help_panel=_TRAINING),
+    lr: float = typer.Option(_DEFAULT.lr, help="Learning rate of the layers (Adam).", rich_help_panel=_TRAINING),
+    weight_decay: float = typer.Option(
+        _DEFAULT.weight_decay, help="L2 penalty of the layers.", rich_help_panel=_TRAINING
+    ),
+    sparse_optimizer: str = typer.Option(
+        _DEFAULT.sparse_optimizer,
+        help=f"Update rule of the embeddings, one of: {', '.join(SPARSE_OPTIMIZERS)}.",
+        rich_help_panel=_TRAINING,
+    ),
+    sparse_lr: float = typer.Option(
+        _DEFAULT.sparse_lr, help="Learning rate of the embeddings.", rich_help_panel=_TRAINING
+    ),
+    seed: int = typer.Option(
+        _DEFAULT.seed, help="Seed of weights, embeddings, splits and batches.", rich_help_panel=_TRAINING
+    ),
+    runs: int = typer.Option(
+        _DEFAULT.runs, help="Train so often, with seeds seed, seed + 1, ...", rich_help_panel=_TRAINING
+    ),
+    edges: str = typer.Option(
+        None,
+        help="Edge file: .csv, .tsv, .txt (also .gz), .npz or .pt. Without it, a generated graph.",
+        rich_help_panel=_OWN,
+    ),
+    features: str = typer.Option(None, help="Feature file, a row a node.", rich_help_panel=_OWN),
+    labels: str = typer.Option(None, help="Label file.", rich_help_panel=_OWN),
+    label_column: str = typer.Option(
+        None, help="Its column with the label.  [default: the last]", rich_help_panel=_OWN
+    ),
+    num_nodes: int = typer.Option(None, help="Number of nodes.", rich_help_panel=_OWN),
+    num_edges: int = typer.Option(None, help="Number of edges of a generated graph.", rich_help_panel=_OWN),
+    out: str = typer.Option(_DEFAULT.out, help="Folder of runs.", rich_help_panel=_OUTPUT),
+    name: str = typer.Option(None, help="Folder of this run within it.  [default: made up]", rich_help_panel=_OUTPUT),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print the result as JSON, without progress.", rich_help_panel=_OUTPUT
+    ),
+) -> None:
+    """Train a GIN or GINE, with progress, a learning curve and a table of results.
+
+    Example: distgnn train --dataset MUTAG --folds 10 --epochs 350
+    """
+    config = TrainConfig(**{option: value for option, value in locals().items() if option != "as_json"})
+
+    from rich.console import Console  # noqa: PLC0415  # the command line answers --help without heavy imports
+
+    from distgnn.train import run  # noqa: PLC0415
+
+    result = run.train(config, console=Console(quiet=as_json))
+    if as_json:
+        typer.echo(json.dumps(json.loads((result.folder / "result.json").read_text()) | {"folder": str(result.folder)}))

@@ -1,0 +1,7 @@
+"""Training runs: what ``distgnn train`` and the example script do, callable from Python.
+
+* :mod:`distgnn.train.config`: the options of a run,
+* :mod:`distgnn.train.trial`: one model trained on one split,
+* :mod:`distgnn.train.run`: a whole run of one or many trials,
+* :mod:`distgnn.train.report`: what a run leaves behind: metrics, curve, table.
+"""

@@ -1,0 +1,111 @@
+"""The options of a training run. Imports nothing heavy: the command line reads its defaults from here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from distgnn.errors import ConfigError
+
+MODELS = ("gin", "gine")
+SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        dataset: A name that :func:`distgnn.data.load_dataset` knows.
+        model: ``"gin"`` or ``"gine"``.
+        backend: Where stores are opened.
+        epochs: Passes over the training data.
+        batch_size: Graphs a batch; a node data set is one batch.
+        hidden_channels: Width of the hidden layers.
+        num_layers: Number of message passing layers.
+        dropout: Dropout probability.
+        lr: Learning rate of the dense parameters (Adam). On graph data sets it is halved every 50 epochs.
+        weight_decay: L2 penalty on the dense parameters.
+        use_dist_embedding: Add a stored embedding to each node's features.
+        embedding_dim: Its width; None is that of the features.
+        use_dist_edge_embedding: With ``"gine"``, add a stored embedding to each edge's features.
+        edge_embedding_dim: Its width; None is that of the edge features.
+        use_dist_tensor: Keep layer outputs in tensor stores.
+        sparse_optimizer: Update rule of the stored embeddings.
+        sparse_lr: Its learning rate.
+        seed: Seed of weights, embeddings, splits and batches.
+        runs: Train so many times, with seeds ``seed``, ``seed + 1``, ...
+        folds: Cross-validate a graph data set in so many folds, by the GIN paper's protocol; 0 splits once.
+        out: Folder of runs.
+        name: Folder of this run within ``out``; None makes a name.
+        root: Folder with the data set in PyG's layout; None looks in ``DISTGNN_DATA``.
+        edges: Edge file of ``CustomLargeGraph``; None generates a graph.
+        features: Its feature file.
+        labels: Its label file.
+        label_column: Column of the label file.
+        num_nodes: Nodes of a generated graph, or of the edge file where it does not name the last ones.
+        num_edges: Edges of a generated graph.
+
+    Raises:
+        ConfigError: A value cannot be, or does not go with the others.
+    """
+
+    dataset: str = "MUTAG"
+    model: str = "gin"
+    backend: str = "memory"
+    epochs: int = 100
+    batch_size: int = 32
+    hidden_channels: int = 64
+    num_layers: int = 3
+    dropout: float = 0.5
+    lr: float = 0.01
+    weight_decay: float = 0.0
+    use_dist_embedding: bool = False
+    embedding_dim: int | None = None
+    use_dist_edge_embedding: bool = False
+    edge_embedding_dim: int | None = None
+    use_dist_tensor: bool = False
+    sparse_optimizer: str = "adam"
+    sparse_lr: float = 0.01
+    seed: int = 0
+    runs: int = 1
+    folds: int = 0
+    out: str = "runs"
+    name: str | None = None
+    root: str | None = None
+    edges: str | None = None
+    features: str | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    num_nodes: int | None = None
+    num_edges: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "hidden_channels", "num_layers", "runs")
+        optional_counts = ("embedding_dim", "edge_embedding_dim", "num_nodes", "num_edges")
+        for name in (*counts, *optional_counts):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
+        for name in ("lr", "sparse_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be finite and at least 0, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
+        if self.folds != 0 and self.folds < 2:
+            raise ConfigError(f"folds must be 0 (split once) or at least 2, not {self.folds}")
+        if self.folds and self.runs > 1:
+            raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
+        _check_choice("model", self.model, MODELS)
+        _check_choice("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
+        if self.use_dist_edge_embedding and self.model != "gine":
+            raise ConfigError("use_dist_edge_embedding needs model='gine': GIN has no edge features")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as they are written to ``config.json``."""
+        return asdict(self)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}")

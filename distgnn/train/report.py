@@ -1,0 +1,135 @@
+"""What a run leaves behind: its options, its metrics line by line, the learning curve, and a table."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from rich.table import Table
+
+from distgnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+    from typing_extensions import Self
+
+    from distgnn.data import LoadedDataset
+    from distgnn.train.config import TrainConfig
+    from distgnn.train.run import Result
+    from distgnn.train.trial import Epoch
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # the backend is chosen before
+
+
+class RunFolder:
+    """The folder ``out/name`` of a run: ``config.json``, ``metrics.jsonl``, ``result.json`` and ``curve.png``.
+
+    A context manager: ``metrics.jsonl`` is open within, and every line reaches the file at once.
+
+    Args:
+        config: The run's options.
+
+    Raises:
+        ConfigError: The folder cannot be made or written, or holds another run.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        made_up = f"{config.dataset}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.path = Path(config.out) / (config.name or made_up)
+        for number in itertools.count(2):
+            if config.name or not self.path.exists():
+                break
+            self.path = self.path.with_name(f"{made_up}-{number}")
+        try:
+            self.path.mkdir(parents=True)
+            (self.path / "config.json").write_text(json.dumps(config.as_dict(), indent=2) + "\n")
+            self._metrics = (self.path / "metrics.jsonl").open("w", buffering=1)
+        except FileExistsError:
+            raise ConfigError(f"{self.path} is there already; choose another --name, or remove it") from None
+        except OSError as error:
+            raise ConfigError(
+                f"the run's folder {self.path} cannot be written: {error}; choose another --out"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._metrics.close()
+
+    def add(self, epoch: Epoch) -> None:
+        """Write one line of metrics."""
+        self._metrics.write(json.dumps(epoch.as_dict()) + "\n")
+
+    def finish(self, result: Result, dataset: LoadedDataset, console: Console) -> None:
+        """Write the result and the curve, and print the table."""
+        summary = {
+            "dataset": dataset.name,
+            "selection": result.rule,
+            "test_accuracy_mean": result.mean,
+            "test_accuracy_std": result.std,
+            "test_accuracies": result.accuracies,
+            "epochs": result.epochs,
+        }
+        (self.path / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
+        draw_curve(result, f"{dataset.name}, {self._config.model.upper()}, {self._config.backend}", self.path)
+        console.print(self._table(result, dataset))
+
+    def _table(self, result: Result, dataset: LoadedDataset) -> Table:
+        config = self._config
+        trials = len(result.accuracies)
+        kind = f"{config.folds} folds" if config.folds else f"{trials} run{'s' if trials > 1 else ''}"
+        accuracy = f"{result.mean:.2%}" + (f" ± {result.std:.2%}" if trials > 1 else "")
+        seconds = sum(epoch.seconds for trial in result.history for epoch in trial)
+        table = Table(title=f"{dataset.name}: {config.model.upper()} on backend {config.backend}", show_header=False)
+        table.add_row("data", _describe(dataset))
+        table.add_row("trained", f"{kind} of {config.epochs} epochs, {seconds:.1f} s")
+        table.add_row("test accuracy", f"[bold]{accuracy}[/bold]")
+        table.add_row("chosen by", result.rule)
+        table.add_row("curve", str(self.path / "curve.png"))
+        table.add_row("metrics", str(self.path / "metrics.jsonl"))
+        return table
+
+
+def _describe(dataset: LoadedDataset) -> str:
+    graphs = f"{len(dataset.graphs):,} graphs, " if dataset.task == "graph" else ""
+    return f"{graphs}{dataset.num_nodes:,} nodes, {dataset.num_edges:,} edges, {dataset.num_classes} classes"
+
+
+def draw_curve(result: Result, title: str, folder: Path) -> None:
+    """Draw ``curve.png``: loss and accuracy by epoch, mean and standard deviation over trials."""
+    epochs = np.arange(1, len(result.history[0]) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axes, names in ((left, ("loss",)), (right, ("train", "val", "test"))):
+        for name in names:
+            values = [[getattr(epoch, name) for epoch in trial] for trial in result.history]
+            if values[0][0] is None:
+                continue
+            mean, std = np.mean(values, axis=0), np.std(values, axis=0)
+            (line,) = axes.plot(epochs, mean, label=name)
+            if len(values) > 1:
+                axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    left.set_ylabel("training loss (cross entropy)")
+    left.set_ylim(bottom=0)
+    right.set_ylabel("accuracy")
+    right.set_ylim(0, 1.02)
+    if len(set(result.epochs)) == 1:
+        right.axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
+    right.legend(loc="lower right")
+    spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
+    figure.suptitle(f"{title}: test accuracy {result.mean:.1%}{spread}")
+    figure.savefig(folder / "curve.png", dpi=150)
+    plt.close(figure)

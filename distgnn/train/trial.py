@@ -1,0 +1,244 @@
+"""One trial: a model trained on one split of a data set, epoch by epoch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch_geometric.loader import DataLoader
+
+from distgnn.errors import ConfigError
+from distgnn.nn import DistributedGIN, DistributedGINE
+from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch_geometric.data import Data
+
+    from distgnn.data import LoadedDataset
+    from distgnn.optim import SparseOptimizer
+    from distgnn.train.config import TrainConfig
+
+_SPARSE: dict[str, Callable[..., SparseOptimizer]] = {
+    "sgd": SparseSGD,
+    "adagrad": SparseAdagrad,
+    "rowwise-adagrad": SparseRowWiseAdagrad,
+    "adam": SparseAdam,
+}
+_EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured; a line of ``metrics.jsonl``.
+
+    Args:
+        trial: Number of the trial, from 0.
+        epoch: Number of the epoch, from 1.
+        loss: Mean training loss (cross entropy, nats).
+        train: Training accuracy during the epoch, in [0, 1].
+        val: Validation accuracy after it; None where the protocol has no validation set.
+        test: Test accuracy after it.
+        rows_per_second: Node rows that training went through, a second.
+        seconds: Length of the epoch, evaluation included.
+    """
+
+    trial: int
+    epoch: int
+    loss: float
+    train: float
+    val: float | None
+    test: float
+    rows_per_second: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
+    """Make the model that ``config`` asks for, sized to the data set.
+
+    Raises:
+        ConfigError: The data set lacks features that the model needs.
+    """
+    in_channels = dataset.num_features or config.embedding_dim
+    if in_channels is None or not (dataset.num_features or config.use_dist_embedding):
+        raise ConfigError(
+            f"data set {dataset.name!r} has no node features: learn them with use_dist_embedding and an embedding_dim"
+        )
+    graph_task = dataset.task == "graph"
+    options: dict[str, Any] = {
+        "dropout": config.dropout,
+        "norm": "batch_norm",
+        "readout": "layer_sum" if graph_task else "sum",
+        "use_dist_embedding": config.use_dist_embedding,
+        "embedding_dim": config.embedding_dim,
+        "use_dist_tensor": config.use_dist_tensor,
+        "backend": config.backend,
+    }
+    sizes = (in_channels, config.hidden_channels, dataset.num_classes, config.num_layers)
+    if config.model == "gin":
+        model = DistributedGIN(*sizes, **options)
+    else:
+        edge_dim = dataset.edge_dim or config.edge_embedding_dim
+        if edge_dim is None or not (dataset.edge_dim or config.use_dist_edge_embedding):
+            raise ConfigError(
+                f"data set {dataset.name!r} has no edge features: use model 'gin', or learn them with "
+                "use_dist_edge_embedding and an edge_embedding_dim"
+            )
+        model = DistributedGINE(
+            *sizes,
+            edge_dim=edge_dim,
+            use_dist_edge_embedding=config.use_dist_edge_embedding,
+            edge_embedding_dim=config.edge_embedding_dim,
+            **options,
+        )
+    model.set_num_embeddings(
+        num_nodes=dataset.num_nodes if config.use_dist_embedding else None,
+        num_edges=dataset.num_edges if config.use_dist_edge_embedding else None,
+    )
+    return model
+
+
+class Trial:
+    """A model, its optimizers and its split; iterating it trains an epoch at a time.
+
+    Args:
+        config: The run's options.
+        dataset: The data.
+        seed: Seed of this trial.
+        split: On a graph data set, positions of the graphs of ``"train"``, ``"test"`` and perhaps ``"val"``. A node
+            data set has its split in its masks.
+        number: Number of the trial in the run.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: LoadedDataset,
+        seed: int,
+        *,
+        split: Mapping[str, Sequence[int]] | None = None,
+        number: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.number = number
+        self.model = make_model(config, dataset)
+        self._epochs = config.epochs
+        self._data = _Graphs(config, dataset, split, seed) if split else _Nodes(dataset)
+        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        # The paper halves the rate every 50 epochs; a node data set, one batch an epoch, keeps it.
+        self._schedule = torch.optim.lr_scheduler.StepLR(self._dense, 50, 0.5 if split else 1.0)
+        self._sparse: SparseOptimizer | None = None
+        if config.use_dist_embedding or config.use_dist_edge_embedding:
+            self._sparse = _SPARSE[config.sparse_optimizer](self.model, lr=config.sparse_lr)
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Train, and yield what each epoch measured."""
+        for epoch in range(1, self._epochs + 1):
+            begin = time.perf_counter()
+            loss, train, rows = self._train_epoch()
+            trained = time.perf_counter()
+            accuracy = self._evaluate()
+            self._schedule.step()
+            end = time.perf_counter()
+            yield Epoch(
+                self.number,
+                epoch,
+                loss,
+                train,
+                accuracy.get("val"),
+                accuracy["test"],
+                rows / (trained - begin),
+                end - begin,
+            )
+
+    def close(self) -> None:
+        """Close the trial's stores."""
+        self.model.close()
+
+    def _train_epoch(self) -> tuple[float, float, int]:
+        self.model.train()
+        losses, hits, targets, rows = 0.0, 0, 0, 0
+        for data, selected in self._data.batches("train"):
+            self._dense.zero_grad()
+            scores, labels = self._scores(data)[selected["train"]], data.y[selected["train"]]
+            loss = cross_entropy(scores, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._dense.step()
+            if self._sparse is not None:
+                self._sparse.step()
+            hits += int((scores.argmax(dim=-1) == labels).sum())
+            losses += float(loss.detach()) * labels.numel()
+            targets += labels.numel()
+            rows += data.num_nodes
+        return losses / targets, hits / targets, rows
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        self.model.eval()
+        right: dict[str, list[Tensor]] = {}
+        for data, selected in self._data.batches("val", "test"):
+            hits = self._scores(data).argmax(dim=-1) == data.y
+            for part, selection in selected.items():
+                right.setdefault(part, []).append(hits[selection])
+        return {part: float(torch.cat(hits).float().mean()) for part, hits in right.items()}
+
+    def _scores(self, data: Data) -> Tensor:
+        scores: Tensor = self.model(
+            data.x,
+            data.edge_index,
+            data.edge_attr,
+            node_ids=data.get("n_id"),
+            edge_ids=data.get("e_id"),
+            batch=data.batch,
+            batch_size=None if data.batch is None else data.num_graphs,
+        )
+        return scores
+
+
+Selection = Tensor | slice
+
+
+class _Graphs:
+    """Batches of graphs with a label each."""
+
+    def __init__(
+        self, config: TrainConfig, dataset: LoadedDataset, split: Mapping[str, Sequence[int]], seed: int
+    ) -> None:
+        order = torch.Generator().manual_seed(seed)
+        self._loaders = {
+            part: DataLoader(
+                [dataset.graphs[position] for position in positions],
+                batch_size=config.batch_size if part == "train" else _EVALUATION_BATCH,
+                shuffle=part == "train",
+                generator=order,
+            )
+            for part, positions in split.items()
+        }
+
+    def batches(self, *parts: str) -> Iterator[tuple[Data, dict[str, Selection]]]:
+        """Yield batches, each with what of it belongs to which part."""
+        for part in parts:
+            for batch in self._loaders.get(part, ()):
+                yield batch, {part: slice(None)}
+
+
+class _Nodes:
+    """One graph, whole, with a label a node."""
+
+    def __init__(self, dataset: LoadedDataset) -> None:
+        self._graph = dataset.graph
+        if self._graph.y is None:
+            raise ConfigError(f"data set {dataset.name!r} has no labels to train on: give a label file")
+
+    def batches(self, *parts: str) -> Iterator[tuple[Data, dict[str, Selection]]]:
+        """Yield the graph, with the nodes that belong to each part."""
+        yield self._graph, {part: self._graph[f"{part}_mask"] for part in parts}
