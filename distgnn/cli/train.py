@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from distgnn.train.config import MODELS, SPARSE_OPTIMIZERS, TrainConfig
+from distgnn.train.config import MODELS, NORMS, SPARSE_OPTIMIZERS, TrainConfig
 
 _DEFAULT = TrainConfig()
 _DATA, _MODEL, _TRAINING, _OWN, _OUTPUT = "Data", "Model", "Training", "A graph of your own", "Output"
@@ -29,6 +29,11 @@ def train(  # one local a command line option
     ),
     num_layers: int = typer.Option(_DEFAULT.num_layers, help="Message passing layers.", rich_help_panel=_MODEL),
     dropout: float = typer.Option(_DEFAULT.dropout, help="Dropout probability.", rich_help_panel=_MODEL),
+    norm: str = typer.Option(
+        None,
+        help=f"One of: {', '.join(NORMS)}.  [default: batch_norm on graph data, none on node data]",
+        rich_help_panel=_MODEL,
+    ),
     backend: str = typer.Option(
         _DEFAULT.backend, help="Where stores live; see: distgnn backends.", rich_help_panel=_MODEL
     ),
@@ -49,7 +54,7 @@ def train(  # one local a command line option
     batch_size: int = typer.Option(_DEFAULT.batch_size, help="Graphs a batch.", rich_help_panel=_TRAINING),
     lr: float = typer.Option(_DEFAULT.lr, help="Learning rate of the layers (Adam).", rich_help_panel=_TRAINING),
     weight_decay: float = typer.Option(
-        _DEFAULT.weight_decay, help="L2 penalty of the layers.", rich_help_panel=_TRAINING
+        None, help="L2 penalty of the layers.  [default: 0 on graph data, 5e-4 on node data]", rich_help_panel=_TRAINING
     ),
     sparse_optimizer: str = typer.Option(
         _DEFAULT.sparse_optimizer,

@@ -123,20 +123,22 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
     ) -> None:
         # On one column, row-wise Adagrad is Adagrad.
         store = opening(replace(spec, dtype=dtype, embedding_dim=1 if name == "RowWiseAdagrad" else 3))
-        peer = torch.nn.Embedding.from_pretrained(self.table(store), freeze=False, sparse=True)
-        weights = list(peer.parameters())
-        rule, optimizer = {
+        peer = torch.nn.Embedding(7, store.embedding_dim, sparse=True, _weight=self.table(store))
+        weights = [peer.weight]
+        pairs: dict[str, tuple[UpdateRule, torch.optim.Optimizer]] = {
             "SGD": (SGD(lr=0.5), torch.optim.SGD(weights, lr=0.5)),
             "Adagrad": (Adagrad(lr=0.5, lr_decay=0.25), torch.optim.Adagrad(weights, lr=0.5, lr_decay=0.25)),
             "RowWiseAdagrad": (RowWiseAdagrad(lr=0.5), torch.optim.Adagrad(weights, lr=0.5, eps=1e-8)),
             "Adam": (Adam(lr=0.5), torch.optim.SparseAdam(weights, lr=0.5)),
-        }[name]
+        }
+        rule, optimizer = pairs[name]
         for start, batch in enumerate(batch for batch in BATCHES if batch):
             ids = self.ids(*batch)
             gradients = eighths(ids.numel(), store.embedding_dim, start=start, device=self.device).to(dtype)
             optimizer.zero_grad()
             torch.sum(peer(ids) * gradients).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            with torch.sparse.check_sparse_tensor_invariants(enable=True):  # type: ignore[no-untyped-call]
+                optimizer.step()
             self.apply(store, ids, gradients, rule)
         torch.testing.assert_close(self.table(store), peer.weight.detach(), rtol=1e-6, atol=1e-6)
 
@@ -182,15 +184,15 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
         assert store.lookup(self.ids(1, 6)).tolist() == [[size] * 3] * 2
 
     @pytest.mark.parametrize("dtype", HALVES, ids=str)
-    @pytest.mark.parametrize("given", ["the_tables_dtype", "float32"])
+    @pytest.mark.parametrize("gradients_dtype", ["the_tables_dtype", "float32"])
     def test_16_bit_rows_are_summed_in_float32(
-        self, opening: OpenEmbedding, spec: EmbeddingSpec, dtype: torch.dtype, given: str
+        self, opening: OpenEmbedding, spec: EmbeddingSpec, dtype: torch.dtype, gradients_dtype: str
     ) -> None:
         store = opening(replace(spec, dtype=dtype, std=0.0))
         # In the rows' own dtype, adding ones to this number does nothing.
         large = 2 / torch.finfo(dtype).eps
         gradients = torch.tensor([large, *[1.0] * 64], device=self.device)[:, None].expand(-1, 3)
-        gradients = gradients.to(dtype if given == "the_tables_dtype" else torch.float32)
+        gradients = gradients.to(dtype if gradients_dtype == "the_tables_dtype" else torch.float32)
         self.apply(store, self.ids(*[2] * 65), gradients, SGD(lr=1.0))
         assert store.lookup(self.ids(2)).tolist() == [[-large - 64] * 3]
 

@@ -6,12 +6,13 @@ The sequences are the same in every run and on every rank, so that ranks can run
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
 from distgnn.specs import GraphSpec
@@ -19,26 +20,33 @@ from distgnn.testing.oracles import DictOfRows, edges_by_node, in_edges
 from distgnn.testing.suite import eighths
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from distgnn.protocols import Backend, UpdateRule
     from distgnn.specs import EmbeddingSpec, TensorSpec
     from distgnn.testing.suite import BackendFixture
 
-LOCK_STEP = settings(
+_LOCK_STEP = settings(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=15,
-    stateful_step_count=12,
+    max_examples=20,
+    stateful_step_count=15,
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
 
-ROWS = 4
-_ids = st.lists(st.integers(0, ROWS - 1), max_size=9)
+_ROWS = 4
+_ids = st.just([]) | st.lists(st.integers(0, _ROWS - 1), max_size=9)
 _starts = st.integers(0, 16)
 _rules = st.sampled_from([SGD(lr=0.5), Adagrad(lr=0.5), RowWiseAdagrad(lr=0.25), Adam(lr=0.5), Adam(lr=0.125)])
+
+
+def run_in_lock_step(machine: Callable[[], RuleBasedStateMachine]) -> None:
+    """Run the sequences of a machine, each on a new one."""
+    run_state_machine_as_test(machine, settings=_LOCK_STEP)  # type: ignore[arg-type]  # it takes functions too
 
 
 class EmbeddingMachine(RuleBasedStateMachine):
@@ -73,14 +81,13 @@ class EmbeddingMachine(RuleBasedStateMachine):
         self._store.apply_gradients(*self._suite.share(named, gradients), update)
         self._model.apply_gradients(named, gradients, update)
 
-    @rule()
-    def attach(self) -> None:
-        self._store = self._backend.open_embedding(self._spec)
-
-    @rule()
-    def reopen(self) -> None:
-        self._store.close()
-        self.open()
+    @rule(closed=st.booleans())
+    def open_again(self, closed: bool) -> None:
+        if closed:
+            self._store.close()
+            self.open()
+        else:
+            self._store = self._backend.open_embedding(self._spec)
 
     @invariant()
     def all_rows_agree(self) -> None:
@@ -136,14 +143,13 @@ class TensorMachine(RuleBasedStateMachine):
         for row, value in zip(ids, values, strict=True):
             self._model[row] += value
 
-    @rule()
-    def attach(self) -> None:
-        self._store = self._backend.open_tensor(self._spec)
-
-    @rule()
-    def reopen(self) -> None:
-        self._store.close()
-        self.open()
+    @rule(closed=st.booleans())
+    def open_again(self, closed: bool) -> None:
+        if closed:
+            self._store.close()
+            self.open()
+        else:
+            self._store = self._backend.open_tensor(self._spec)
 
     @invariant()
     def all_rows_agree(self) -> None:
@@ -166,11 +172,13 @@ class GraphMachine(RuleBasedStateMachine):
         super().__init__()
         self._backend, self._name, self._suite = backend, name, suite
         self._samples: dict[tuple[int, int, int], list[int]] = {}
+        self._stores = ExitStack()
 
-    @initialize(edges=st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1)), max_size=24))
+    @initialize(edges=st.lists(st.tuples(st.integers(0, _ROWS - 1), st.integers(0, _ROWS - 1)), max_size=24))
     def open(self, edges: list[tuple[int, int]]) -> None:
         self._edge_index = torch.tensor(edges, dtype=torch.int64, device=self._suite.device).reshape(-1, 2).T
-        self._store = self._backend.open_graph(GraphSpec(self._name, ROWS, len(edges)), self._edge_index)
+        self._store = self._backend.open_graph(GraphSpec(self._name, _ROWS, len(edges)), self._edge_index)
+        self._stores.callback(self._store.close)
 
     @rule(nodes=_ids, fanout=st.integers(-1, 5), seed=st.integers(0, 3))
     def in_neighbors(self, nodes: list[int], fanout: int, seed: int) -> None:
@@ -184,5 +192,4 @@ class GraphMachine(RuleBasedStateMachine):
             assert kept == self._samples.setdefault((node, fanout, seed), kept), "another sample than before"
 
     def teardown(self) -> None:
-        if hasattr(self, "_store"):
-            self._store.close()
+        self._stores.close()

@@ -1,4 +1,4 @@
-"""What the suites ask of an adopter, and what they share: where tensors live, which rank this is, which dtypes may lack."""
+"""What the suites ask of an adopter, and what they share: names, ranks, devices, and which dtypes may be refused."""
 
 from __future__ import annotations
 
@@ -56,9 +56,10 @@ class BackendFixture:
         """Make an id tensor on the store's device."""
         return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
-    def share(self, *rows: Tensor) -> tuple[Tensor, ...]:
+    def share(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Take this rank's part of what a call is given over all ranks; a rank that is alone takes everything."""
-        return tuple(part[self.rank :: self.world_size] for part in rows)
+        mine = slice(self.rank, None, self.world_size)
+        return ids[mine], rows[mine]
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def skip_if_refused(dtype: torch.dtype) -> Iterator[None]:
 
 
 def eighths(*shape: int, start: int = 0, device: torch.device) -> Tensor:
-    """Make float32 numbers between -1 and 1 that differ from row to row, and whose sums are exact in any order."""
+    """Make float32 numbers from -1 to 1, other ones in each row, whose sums are exact in any order."""
     count = torch.Size(shape).numel()
     numbers = (torch.arange(count, device=device) * 7 + start * 5) % 17 - 8
     return (numbers.to(torch.float32) / 8).reshape(shape)

@@ -8,6 +8,7 @@ from typing import Any
 from distgnn.errors import ConfigError
 
 MODELS = ("gin", "gine")
+NORMS = ("none", "batch_norm", "layer_norm")
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
 
 
@@ -25,7 +26,9 @@ class TrainConfig:
         num_layers: Number of message passing layers.
         dropout: Dropout probability.
         lr: Learning rate of the dense parameters (Adam). On graph data sets it is halved every 50 epochs.
-        weight_decay: L2 penalty on the dense parameters.
+        weight_decay: L2 penalty on the dense parameters; None is 0 on graph data sets and 5e-4 on node data sets.
+        norm: Normalization layer, one of :data:`NORMS`; None is ``"batch_norm"`` on graph data sets, as in the GIN
+            paper, and ``"none"`` on node data sets.
         use_dist_embedding: Add a stored embedding to each node's features.
         embedding_dim: Its width; None is that of the features.
         use_dist_edge_embedding: With ``"gine"``, add a stored embedding to each edge's features.
@@ -59,14 +62,15 @@ class TrainConfig:
     num_layers: int = 3
     dropout: float = 0.5
     lr: float = 0.01
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
+    norm: str | None = None
     use_dist_embedding: bool = False
     embedding_dim: int | None = None
     use_dist_edge_embedding: bool = False
     edge_embedding_dim: int | None = None
     use_dist_tensor: bool = False
     sparse_optimizer: str = "adam"
-    sparse_lr: float = 0.01
+    sparse_lr: float = 0.001
     seed: int = 0
     runs: int = 1
     folds: int = 0
@@ -88,8 +92,9 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         for name in ("lr", "sparse_lr", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} must be finite and at least 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"{name} must be finite and at least 0, not {value}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.folds != 0 and self.folds < 2:
@@ -97,6 +102,7 @@ class TrainConfig:
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
         _check_choice("model", self.model, MODELS)
+        _check_choice("norm", self.norm or "none", NORMS)
         _check_choice("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
         if self.use_dist_edge_embedding and self.model != "gine":
             raise ConfigError("use_dist_edge_embedding needs model='gine': GIN has no edge features")

@@ -110,6 +110,10 @@ def _load(config: TrainConfig) -> LoadedDataset:
     options = {name: value for name, value in own.items() if value is not None}
     if config.dataset == "CustomLargeGraph":
         options["seed"] = config.seed
+        if config.edges is None and (config.features or config.labels or config.label_column):
+            raise ConfigError("features and labels belong to an edge file: give edges too")
+        if config.edges is not None and config.num_edges is not None:
+            raise ConfigError("num_edges is for generated graphs; an edge file has its own")
     elif options:
         raise ConfigError(f"{', '.join(options)} only go with --dataset CustomLargeGraph, not {config.dataset!r}")
     dataset = load_dataset(config.dataset, root=config.root, **options)

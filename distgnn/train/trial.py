@@ -74,12 +74,14 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
             f"data set {dataset.name!r} has no node features: learn them with use_dist_embedding and an embedding_dim"
         )
     graph_task = dataset.task == "graph"
+    norm = config.norm or ("batch_norm" if graph_task else "none")
     options: dict[str, Any] = {
         "dropout": config.dropout,
-        "norm": "batch_norm",
+        "norm": None if norm == "none" else norm,
         "readout": "layer_sum" if graph_task else "sum",
         "use_dist_embedding": config.use_dist_embedding,
         "embedding_dim": config.embedding_dim,
+        "embedding_name": "node_embedding",
         "use_dist_tensor": config.use_dist_tensor,
         "backend": config.backend,
     }
@@ -98,6 +100,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
             edge_dim=edge_dim,
             use_dist_edge_embedding=config.use_dist_edge_embedding,
             edge_embedding_dim=config.edge_embedding_dim,
+            edge_embedding_name="edge_embedding",
             **options,
         )
     model.set_num_embeddings(
@@ -133,7 +136,8 @@ class Trial:
         self.model = make_model(config, dataset)
         self._epochs = config.epochs
         self._data = _Graphs(config, dataset, split, seed) if split else _Nodes(dataset)
-        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        weight_decay = config.weight_decay if config.weight_decay is not None else 0.0 if split else 5e-4
+        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=weight_decay)
         # The paper halves the rate every 50 epochs; a node data set, one batch an epoch, keeps it.
         self._schedule = torch.optim.lr_scheduler.StepLR(self._dense, 50, 0.5 if split else 1.0)
         self._sparse: SparseOptimizer | None = None

@@ -38,7 +38,7 @@ class DistributedGINConv(GINConv):
         use_dist_embedding (bool, optional): Add a stored embedding to each node's features. (default: :obj:`False`)
         embedding_dim (int, optional): Width of the node embedding. (default: the input width of :obj:`nn`)
         embedding_name (str, optional): Name of its store; layers of one name share it. (default: a new name)
-        embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.1`)
+        embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.01`)
         backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
             is needed)
         **kwargs (optional): Additional arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
@@ -63,7 +63,7 @@ class DistributedGINConv(GINConv):
         use_dist_embedding: bool = False,
         embedding_dim: Optional[int] = None,
         embedding_name: Optional[str] = None,
-        embedding_std: float = 0.1,
+        embedding_std: float = 0.01,
         backend: Union[str, Backend, None] = None,
         **kwargs: Any,
     ) -> None:
@@ -143,7 +143,7 @@ class DistributedGINEConv(GINEConv):
         edge_embedding_dim (int, optional): Width of the edge embedding. (default: that of the edge features)
         embedding_name (str, optional): Name of the node embedding's store. (default: a new name)
         edge_embedding_name (str, optional): Name of the edge embedding's store. (default: a new name)
-        embedding_std (float, optional): Standard deviation of the initial rows of both. (default: :obj:`0.1`)
+        embedding_std (float, optional): Standard deviation of the initial rows of both. (default: :obj:`0.01`)
         backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
             is needed)
         **kwargs (optional): Additional arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
@@ -169,7 +169,7 @@ class DistributedGINEConv(GINEConv):
         edge_embedding_dim: Optional[int] = None,
         embedding_name: Optional[str] = None,
         edge_embedding_name: Optional[str] = None,
-        embedding_std: float = 0.1,
+        embedding_std: float = 0.01,
         backend: Union[str, Backend, None] = None,
         **kwargs: Any,
     ) -> None:

@@ -58,7 +58,7 @@ class DistributedGIN(Module):
         use_dist_embedding (bool, optional): Add a stored embedding to each node's features. (default: :obj:`False`)
         embedding_dim (int, optional): Its width. (default: ``in_channels``)
         embedding_name (str, optional): Name of its store; models of one name share it. (default: a new name)
-        embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.1`)
+        embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.01`)
         use_dist_tensor (bool, optional): Keep each layer's output in a tensor store, at the rows ``node_ids``.
             (default: :obj:`False`)
         backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
@@ -83,7 +83,7 @@ class DistributedGIN(Module):
         use_dist_embedding: bool = False,
         embedding_dim: int | None = None,
         embedding_name: str | None = None,
-        embedding_std: float = 0.1,
+        embedding_std: float = 0.01,
         use_dist_tensor: bool = False,
         backend: str | Backend | None = None,
         **kwargs: Any,
@@ -280,7 +280,7 @@ class DistributedGINE(DistributedGIN):
                 edge_embedding_dim,
                 name=edge_embedding_name or default_name("DistributedGINE_edges"),
                 backend=kwargs.get("backend"),
-                std=kwargs.get("embedding_std", 0.1),
+                std=kwargs.get("embedding_std", 0.01),
             )
         self.edge_dim = edge_dim
 

@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all the set-up on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo test lint bench clean
+
+help:  ## Show this help.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch comes first and alone: a bare requirement would fetch gigabytes of CUDA where a CPU build will do.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/demo  ## Make the environment and train a GIN on MUTAG.
+	$(BIN)/distgnn train --dataset MUTAG --epochs 100
+
+test: $(VENV)/dev lint  ## Make the environment, lint, type-check and run the tests.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/dev  ## Check style, types and the import rules.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev  ## Measure GIN's accuracy on Cora beside PyG's.
+	$(BIN)/python benchmarks/accuracy.py
+
+clean:  ## Remove the environment and caches.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

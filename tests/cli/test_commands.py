@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distgnn import __version__
+from distgnn.cli.app import main
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("DISTGNN_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+def distgnn(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["distgnn", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def test_help_is_answered_without_heavy_imports() -> None:
+    heavy = "{'torch', 'numpy', 'torch_geometric', 'matplotlib', 'sklearn'}"
+    program = (
+        "import sys, distgnn.cli.app as app\n"
+        "sys.argv = ['distgnn', 'train', '--help']\n"
+        "try: app.main()\n"
+        f"finally: assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Train a GIN or GINE" in done.stdout
+    assert "Example: distgnn train" in done.stdout
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert distgnn("--version", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == f"distgnn {__version__}\n"
+
+
+def test_backends_are_listed_as_a_table_and_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distgnn("backends", monkeypatch=monkeypatch) == 0
+    assert "memory" in capsys.readouterr().out
+    assert distgnn("backends", "--json", monkeypatch=monkeypatch) == 0
+    (memory,) = [backend for backend in json.loads(capsys.readouterr().out) if backend["name"] == "memory"]
+    assert memory == {"name": "memory", "source": f"distgnn {__version__}", "available": True, "reason": ""}
+
+
+@pytest.mark.parametrize("spelling", ["--hidden_channels", "--hidden-channels"])
+def test_train_takes_options_in_both_spellings_and_prints_json(
+    spelling: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
+    assert distgnn("train", "--epochs", "1", spelling, "8", "--json", monkeypatch=monkeypatch) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 <= result["test_accuracy_mean"] <= 1
+    assert json.loads(Path(result["folder"], "config.json").read_text())["hidden_channels"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs", "0"], "error: epochs must be at least 1, not 0"),
+        (["--dataset", "MUTAGG"], "did you mean MUTAG?"),
+        (["--dataset", "CustomLargeGraph", "--edges", "nowhere.csv"], "nowhere.csv"),
+        (["--backend", "nosuch", "--use-dist-embedding"], "no backend is called 'nosuch'; known here: memory"),
+        (["--out", "/dev/null/x"], "cannot be written"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_1(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
+    assert distgnn("train", *arguments, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["distgnn", "--debug", "train", "--epochs", "0"])
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        main()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--dataset MUTAG --hidden_channels 64 --num_layers 3 --batch_size 32 --epochs 100",
+        "--dataset Cora --use_dist_embedding --embedding_dim 64 --hidden_channels 128 --num_layers 2",
+    ],
+)
+def test_the_founding_command_lines_run_as_written(options: str, tmp_path: Path) -> None:
+    dataset = options.split()[1]
+    if not (DATA / dataset / "raw").is_dir():
+        pytest.skip(f"{dataset} is not in DISTGNN_DATA")
+    shutil.copy(ROOT / "examples" / "distributed_gin_example.py", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "distributed_gin_example.py", *options.split()],
+        cwd=tmp_path,
+        env={**os.environ, "DISTGNN_DATA": str(DATA.resolve()), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    assert list(tmp_path.glob(f"runs/{dataset}-*/curve.png"))

@@ -1,0 +1,268 @@
+"""Embedding stores with one fault each, and the tests of the kit that must fail on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
+from distgnn.errors import EmbeddingSizeError, StoreError
+from distgnn.initial import initial_rows
+from distgnn.optim.rows import new_state, sum_by_id, update_rows
+
+if TYPE_CHECKING:
+    from conftest import Failures
+    from torch import Tensor
+
+    from distgnn import EmbeddingSpec, UpdateRule
+
+
+class LookupGivesViews(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        rows = super().lookup(ids)
+        start = int(ids[0]) if ids.numel() else 0
+        part = self._rows[start : start + ids.numel()]
+        return part if torch.equal(part, rows) else rows
+
+
+class LookupForgetsTheOrder(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        return super().lookup(ids.sort().values)
+
+
+class LookupNeedsIds(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        self.spec.check_ids(ids, self._device)
+        return torch.stack([super(LookupNeedsIds, self).lookup(one)[0] for one in ids.split(1)])
+
+
+class LookupConvertsIds(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        return super().lookup(ids.long().flatten())
+
+
+class LookupWrapsNegativeIds(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        return super().lookup(torch.where(ids < 0, ids + self.num_embeddings, ids))
+
+
+class LookupIsOffByOne(MemoryEmbeddingStore):
+    def lookup(self, ids: Tensor) -> Tensor:
+        return super().lookup(torch.where(ids == self.num_embeddings, 0, ids))
+
+
+class InitialRowsDependOnTheSize(MemoryEmbeddingStore):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        seed = spec.seed + spec.num_embeddings // 128
+        self._rows = initial_rows(replace(spec, seed=seed), 0, spec.num_embeddings).to(device)
+
+
+class InitialRowsIgnoreTheName(MemoryEmbeddingStore):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self._rows = initial_rows(replace(spec, name="rows"), 0, spec.num_embeddings).to(device)
+
+
+class CloseDoesNothing(MemoryEmbeddingStore):
+    def close(self) -> None:
+        pass
+
+
+class Checked(MemoryEmbeddingStore):
+    """Checks as it should before what its subclasses do wrong."""
+
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        if not self.closed:
+            self.spec.check_gradients(ids, gradients, self._device)
+        self.apply_checked(ids, gradients, rule)
+
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        super().apply_gradients(ids, gradients, rule)
+
+
+class LastGradientWins(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        last = [*{row: position for position, row in enumerate(ids.tolist())}.values()]
+        super().apply_checked(ids[last], gradients[last], rule)
+
+
+class GradientsAreAveraged(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        super().apply_checked(ids, (gradients / ids.bincount()[ids, None]).to(gradients.dtype), rule)
+
+
+class RuleIsAppliedForEachDuplicate(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        for one, gradient in zip(ids.split(1), gradients.split(1), strict=True):
+            super().apply_checked(one, gradient, rule)
+
+
+class EmptyCallsAreNoSteps(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        if ids.numel() or self.closed:
+            super().apply_checked(ids, gradients, rule)
+
+
+class StateIsForgotten(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        self._state.clear()
+        super().apply_checked(ids, gradients, rule)
+
+
+class EveryRateHasItsOwnState(Checked):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.all = {}
+
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        self._state, self._steps = self.all.setdefault(rule, ({}, {}))
+        super().apply_checked(ids, gradients, rule)
+
+
+class AllRulesShareOneState(Checked):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.all = {}
+
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        own = new_state(rule, self.num_embeddings, self.embedding_dim, self._device)
+        self.all = {**own, **self.all}
+        self._state[type(rule)] = {name: self.all[name] for name in own}
+        super().apply_checked(ids, gradients, rule)
+
+
+class AllRulesShareOneCount(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        self._steps[type(rule)] = max(self._steps.values(), default=0)
+        super().apply_checked(ids, gradients, rule)
+
+
+class UntouchedRowsAreUpdated(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        every = torch.arange(self.num_embeddings, device=self._device)
+        zeros = gradients.new_zeros(self.num_embeddings, self.embedding_dim)
+        super().apply_checked(torch.cat([ids, every]), torch.cat([gradients, zeros]), rule)
+
+
+class HalvesAreSummedAsHalves(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        sums = {}
+        for row, gradient in zip(ids.tolist(), gradients.to(self.spec.dtype), strict=True):
+            sums[row] = sums.get(row, 0) + gradient
+        super().apply_checked(torch.tensor([*sums], device=self._device), torch.stack([*sums.values()]), rule)
+
+
+class HalvesAreUpdatedAsHalves(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        super().apply_checked(ids[:0], gradients[:0], rule)
+        distinct, sums = sum_by_id(ids, gradients)
+        rows, state = self._rows[distinct], {name: all_[distinct] for name, all_ in self._state[type(rule)].items()}
+        rule.update(rows, state, sums.to(rows.dtype), self._steps[type(rule)])
+        self._rows[distinct] = rows
+        for name, values in state.items():
+            self._state[type(rule)][name][distinct] = values
+
+
+class GradientsAreOverwritten(Checked):
+    def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        if ids.unique().numel() < ids.numel():
+            super().apply_checked(ids, gradients, rule)
+        else:
+            super().apply_checked(ids[:0], gradients[:0], rule)
+            update_rows(self._rows, self._state[type(rule)], ids, gradients, rule, self._steps[type(rule)])
+
+
+class NaNIsMadeZero(MemoryEmbeddingStore):
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        super().apply_gradients(ids, gradients.nan_to_num() if gradients.is_floating_point() else gradients, rule)
+
+
+class GradientsAreBroadcast(MemoryEmbeddingStore):
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        rows = (ids.numel(), self.embedding_dim)
+        super().apply_gradients(ids, gradients.expand(rows) if gradients.shape == (1, 3) else gradients, rule)
+
+
+class GradientsAreConverted(MemoryEmbeddingStore):
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        super().apply_gradients(ids, gradients.to(self.spec.dtype), rule)
+
+
+class GoodIdsOfABadCallAreUpdated(MemoryEmbeddingStore):
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        try:
+            super().apply_gradients(ids, gradients, rule)
+        except EmbeddingSizeError:
+            good = (ids >= 0) & (ids < self.num_embeddings)
+            super().apply_gradients(ids[good], gradients[good], rule)
+            raise
+
+
+class RefusedCallsAreSteps(MemoryEmbeddingStore):
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        try:
+            super().apply_gradients(ids, gradients, rule)
+        except StoreError:
+            self._steps[type(rule)] = self._steps.get(type(rule), 0) + 1
+            raise
+
+
+CAUGHT_BY = {
+    LookupGivesViews: "test_changing_looked_up_rows_does_not_change_the_store",
+    LookupForgetsTheOrder: "test_lookup_keeps_the_order_of_ids_and_repeats_duplicates",
+    LookupNeedsIds: "test_lookup_of_no_ids_gives_no_rows",
+    LookupConvertsIds: "test_ids_that_are_no_int64_vector_are_refused_and_change_nothing",
+    LookupWrapsNegativeIds: "test_ids_outside_the_table_are_refused_and_change_nothing",
+    LookupIsOffByOne: "test_ids_outside_the_table_are_refused_and_change_nothing",
+    InitialRowsDependOnTheSize: "test_a_table_of_another_size_begins_with_the_same_rows",
+    InitialRowsIgnoreTheName: "test_initial_rows_depend_on_the_seed_and_the_name",
+    CloseDoesNothing: "test_after_close_every_call_is_refused",
+    LastGradientWins: "test_gradients_of_equal_ids_are_summed",
+    GradientsAreAveraged: "test_gradients_of_equal_ids_are_summed",
+    RuleIsAppliedForEachDuplicate: "test_the_rule_is_applied_once_to_each_touched_row",
+    EmptyCallsAreNoSteps: "test_a_call_without_ids_counts_as_a_step",
+    StateIsForgotten: "test_every_rule_agrees_with_torch",
+    EveryRateHasItsOwnState: "test_state_is_kept_when_the_learning_rate_changes",
+    AllRulesShareOneState: "test_every_class_of_rules_keeps_its_own_state",
+    AllRulesShareOneCount: "test_every_class_of_rules_keeps_its_own_state",
+    UntouchedRowsAreUpdated: "test_rows_that_are_not_named_do_not_change",
+    HalvesAreSummedAsHalves: "test_16_bit_rows_are_summed_in_float32",
+    HalvesAreUpdatedAsHalves: "test_rules_work_on_rows_of_at_least_float32",
+    GradientsAreOverwritten: "test_ids_and_gradients_are_left_as_they_are",
+    NaNIsMadeZero: "test_gradients_that_are_not_finite_are_refused_under_debug_and_change_nothing",
+    GradientsAreBroadcast: "test_gradients_of_another_shape_are_refused_and_change_nothing",
+    GradientsAreConverted: "test_gradients_of_another_dtype_are_refused_and_change_nothing",
+    GoodIdsOfABadCallAreUpdated: "test_ids_outside_the_table_are_refused_and_change_nothing",
+    RefusedCallsAreSteps: "test_gradients_of_another_shape_are_refused_and_change_nothing",
+}
+
+
+class WrongBackend(MemoryBackend):
+    def __init__(self, store: type[MemoryEmbeddingStore]) -> None:
+        super().__init__()
+        self._store = store
+
+    def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
+        return self._attached(spec, MemoryEmbeddingStore) or self._keep(self._store(spec, self._device))
+
+
+@pytest.mark.parametrize("store", CAUGHT_BY, ids=lambda store: store.__name__)
+def test_a_wrong_store_fails_the_test_of_what_it_does_wrong(
+    failures: Failures, store: type[MemoryEmbeddingStore]
+) -> None:
+    test = CAUGHT_BY[store]
+    assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}
+
+
+@pytest.mark.parametrize("store", [LastGradientWins, StateIsForgotten, EmptyCallsAreNoSteps])
+def test_random_calls_catch_it_too(failures: Failures, store: type[MemoryEmbeddingStore]) -> None:
+    test = "test_random_calls_agree_with_a_dict_of_rows"
+    assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}
+
+
+def test_the_right_store_fails_no_test(failures: Failures) -> None:
+    assert failures("EmbeddingStoreTests", lambda: WrongBackend(MemoryEmbeddingStore)) == set()

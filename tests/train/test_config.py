@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distgnn import ConfigError
+from distgnn.train.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
+        ({"lr": -0.1}, "lr must be finite and at least 0"),
+        ({"sparse_lr": float("nan")}, "sparse_lr must be finite"),
+        ({"weight_decay": float("inf")}, "weight_decay must be finite"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
+        ({"folds": 1}, r"folds must be 0 \(split once\) or at least 2"),
+        ({"folds": 10, "runs": 2}, "do not go together"),
+        ({"model": "gcn"}, "model must be one of gin, gine, not 'gcn'"),
+        ({"norm": "batch"}, "norm must be one of none, batch_norm, layer_norm"),
+        ({"sparse_optimizer": "lamb"}, "sparse_optimizer must be one of sgd, adagrad"),
+        ({"use_dist_edge_embedding": True}, "needs model='gine'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_with_what_can(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrainConfig(**options)
+
+
+def test_the_defaults_can_be() -> None:
+    assert TrainConfig().as_dict()["dataset"] == "MUTAG"

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch_geometric.nn import GIN, global_add_pool
+
+import distgnn
+from distgnn import ConfigError
+from distgnn.train import run
+from distgnn.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GENERATED = {"dataset": "CustomLargeGraph", "num_nodes": 400, "num_edges": 4000}
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
+    monkeypatch.delenv("DISTGNN_DATA", raising=False)
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with distgnn.use("memory"):
+        yield
+
+
+def train(**options: Any) -> tuple[run.Result, str]:
+    """Run small, and return what came out and what was shown."""
+    shown = StringIO()
+    small = {"epochs": 2, "hidden_channels": 8, "num_layers": 2}
+    return run.train(TrainConfig(**{**small, **options}), console=Console(file=shown, width=160)), shown.getvalue()
+
+
+def test_a_run_on_mutag_leaves_options_metrics_result_and_a_picture() -> None:
+    result, shown = train(name="mine", epochs=3)
+    assert result.folder == Path("runs/mine")
+    assert json.loads((result.folder / "config.json").read_text())["epochs"] == 3
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(0 <= line[part] <= 1 for line in lines for part in ("train", "val", "test"))
+    assert json.loads((result.folder / "result.json").read_text())["test_accuracies"] == result.accuracies
+    picture = matplotlib.image.imread(result.folder / "curve.png")
+    assert picture.shape[0] > 400
+    assert np.unique(picture.reshape(-1, picture.shape[2]), axis=0).shape[0] > 50  # curves, not an empty page
+    assert "188 graphs, 3,371 nodes, 7,442 edges" in shown
+    assert "test accuracy" in shown
+    assert f"{result.mean:.2%}" in shown
+
+
+def test_folds_choose_one_epoch_for_all_by_the_papers_rule_and_say_so() -> None:
+    result, shown = train(folds=3, epochs=4)
+    test = np.array([[epoch.test for epoch in trial] for trial in result.history])
+    assert test.shape == (3, 4)
+    assert result.mean == pytest.approx(test.mean(axis=0).max())
+    assert len(set(result.epochs)) == 1
+    assert "the GIN paper's rule" in shown
+    assert all(epoch.val is None for trial in result.history for epoch in trial)
+
+
+def test_without_folds_the_epoch_is_chosen_by_validation() -> None:
+    result, _ = train(epochs=5)
+    (trial,) = result.history
+    best = max(epoch.val or 0.0 for epoch in trial)
+    assert result.epochs[0] == next(epoch.epoch for epoch in trial if epoch.val == best)
+    assert result.accuracies == [trial[result.epochs[0] - 1].test]
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
+    first, second, other = (train(seed=seed, use_dist_embedding=True)[0] for seed in (1, 1, 2))
+    losses = [[epoch.loss for epoch in result.history[0]] for result in (first, second, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise-adagrad", "adam"])
+def test_gine_with_every_flag_trains_with_every_rule(optimizer: str) -> None:
+    result, _ = train(
+        model="gine",
+        use_dist_embedding=True,
+        embedding_dim=4,
+        use_dist_edge_embedding=True,
+        edge_embedding_dim=3,
+        use_dist_tensor=True,
+        sparse_optimizer=optimizer,
+    )
+    assert np.isfinite([epoch.loss for epoch in result.history[0]]).all()
+
+
+def test_a_generated_graph_is_learned_from_its_structure_alone() -> None:
+    result, _ = train(**GENERATED, use_dist_embedding=True, embedding_dim=16, sparse_lr=0.05, epochs=60, runs=2)
+    assert result.mean > 0.4  # eight classes: chance is an eighth
+    assert result.history[0][-1].loss < result.history[0][0].loss / 2
+
+
+def test_every_store_of_a_run_is_closed_at_its_end() -> None:
+    train(use_dist_embedding=True, use_dist_tensor=True, runs=2)
+    backend = distgnn.get_backend("memory")
+    backend.open_embedding(distgnn.EmbeddingSpec("node_embedding", 1, 1))  # no conflict: the run's is gone
+    backend.open_tensor(distgnn.TensorSpec("node_embedding_layer_0", (1,)))
+
+
+def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
+    from distgnn.data import load_dataset
+    from distgnn.train.trial import Trial, make_model
+
+    dataset = load_dataset("MUTAG")
+    config = TrainConfig(epochs=3, hidden_channels=8, num_layers=2, dropout=0.0, batch_size=188)
+    split = {"train": list(range(100)), "test": list(range(100, 188))}
+    ours = [epoch.loss for epoch in Trial(config, dataset, 0, split=split)]
+
+    torch.manual_seed(0)
+    initial = make_model(config, dataset).state_dict()
+    body = GIN(dataset.num_features, 8, 2, norm="batch_norm", jk="last", out_channels=2)
+    body.lin = torch.nn.Identity()
+    heads = torch.nn.ModuleList(torch.nn.Linear(width, 2) for width in (dataset.num_features, 8, 8))
+    body.load_state_dict({name: value for name, value in initial.items() if not name.startswith("heads")})
+    heads.load_state_dict({name[6:]: value for name, value in initial.items() if name.startswith("heads")})
+    layers: list[torch.Tensor] = []
+    for norm in body.norms:
+        norm.register_forward_hook(lambda _module, _inputs, output: layers.append(output.relu()))
+    optimizer = torch.optim.Adam([*body.parameters(), *heads.parameters()], lr=0.01)
+    from torch_geometric.data import Batch
+
+    batch = Batch.from_data_list([dataset.graphs[position] for position in split["train"]])
+    theirs = []
+    for _ in range(3):
+        layers[:] = [batch.x]
+        optimizer.zero_grad()
+        body(batch.x, batch.edge_index)
+        scores = sum(head(global_add_pool(h, batch.batch)) for head, h in zip(heads, layers, strict=True))
+        loss = torch.nn.functional.cross_entropy(scores, batch.y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        theirs.append(float(loss.detach()))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out": "/dev/null/runs"}, "cannot be written: .*choose another --out"),
+        (GENERATED, "has no node features: learn them with use_dist_embedding"),
+        ({**GENERATED, "use_dist_embedding": True}, "use_dist_embedding and an embedding_dim"),
+        (
+            {**GENERATED, "use_dist_embedding": True, "embedding_dim": 4, "model": "gine"},
+            "has no edge features: use model 'gin'",
+        ),
+        ({**GENERATED, "folds": 10}, "folds cross-validate graphs"),
+        ({"folds": 100}, "more than the rarest class"),
+        ({"num_nodes": 3}, "num_nodes only go with --dataset CustomLargeGraph"),
+        ({"dataset": "CustomLargeGraph", "labels": "y.csv"}, "belong to an edge file: give edges too"),
+    ],
+)
+def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(**options)
+
+
+def test_a_run_does_not_overwrite_another() -> None:
+    train(name="mine")
+    with pytest.raises(ConfigError, match="is there already; choose another --name"):
+        train(name="mine")
+    first, second = (train()[0].folder for _ in range(2))
+    assert first != second
