@@ -50,7 +50,8 @@ class MemoryEmbeddingStore:
         if kind not in self._state:
             self._state[kind] = new_state(rule, self.num_embeddings, self.embedding_dim, self._device)
         self._steps[kind] = self._steps.get(kind, 0) + 1
-        update_rows(rows, self._state[kind], *sum_by_id(ids, gradients), rule, self._steps[kind])
+        sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
+        update_rows(rows, self._state[kind], *sums, rule, self._steps[kind])
 
     def close(self) -> None:
         self._rows = None

@@ -187,6 +187,8 @@ class GraphMachine(RuleBasedStateMachine):
         assert torch.equal(torch.stack([found.sources, found.destinations]), self._edge_index[:, found.edge_ids])
         every = in_edges(self._edge_index, asked)
         counts = [len(edges) if fanout < 0 else min(fanout, len(edges)) for edges in every]
+        again = self._store.in_neighbors(asked.flip(0), fanout, seed=seed)
+        assert edges_by_node(again, asked.flip(0), counts[::-1]) == edges_by_node(found, asked, counts)[::-1]
         for node, edges, kept in zip(nodes, every, edges_by_node(found, asked, counts), strict=True):
             assert kept == [edge for edge in edges if edge in kept], f"{kept} of {edges}, or not ascending"
             assert kept == self._samples.setdefault((node, fanout, seed), kept), "another sample than before"
