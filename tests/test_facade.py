@@ -114,7 +114,7 @@ def test_the_drawing_shows_every_error() -> None:
     assert {name for name, value in vars(errors).items() if isinstance(value, type)} == ERRORS
 
 
-@pytest.mark.parametrize(("name", "parent", "builtin"), drawn_errors())
+@pytest.mark.parametrize(("name", "parent", "builtin"), list(drawn_errors()))
 def test_an_error_is_what_the_drawing_says(name: str, parent: str, builtin: str) -> None:
     error = getattr(distgnn, name)
     assert error.__bases__[0].__name__ == parent

@@ -146,6 +146,11 @@ def test_a_forward_with_bad_input_says_what_is_wrong_and_changes_nothing(
     torch.testing.assert_close(state_of(made), before, rtol=0, atol=0)
 
 
+def test_only_edges_that_fit_when_1_is_subtracted_are_said_to_count_from_1() -> None:
+    with pytest.raises(GraphInputError, match=r"edge_index holds nodes 1 to 7, the graph has nodes 0 to 3$"):
+        MODULES["plain GIN"]()(X, EDGES * 2 + 1)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse (invariant checks|CSR tensor):UserWarning")
 def test_stored_edge_embeddings_are_refused_beside_a_sparse_matrix() -> None:
     with pytest.raises(GraphInputError, match=r"need edge_index of shape \[2, E\], not a sparse matrix"):

@@ -26,18 +26,6 @@ class IsCalledOtherwise(MemoryBackend):
     name = "memmory"
 
 
-class CannotBeClosed:
-    name = "memory"
-
-    def __init__(self) -> None:
-        backend = MemoryBackend()
-        self.open_embedding, self.open_tensor = backend.open_embedding, backend.open_tensor
-        self.open_graph = backend.open_graph
-
-    def __getattr__(self, name: str) -> object:
-        raise AttributeError(name)
-
-
 class OpensStoresWithoutSizes(MemoryBackend):
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> object:
         store = super().open_graph(spec, edge_index)

@@ -258,7 +258,7 @@ def test_a_wrong_store_fails_the_test_of_what_it_does_wrong(
     assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}
 
 
-@pytest.mark.parametrize("store", [LastGradientWins, StateIsForgotten, EmptyCallsAreNoSteps])
+@pytest.mark.parametrize("store", [StateIsForgotten, EmptyCallsAreNoSteps])
 def test_random_calls_catch_it_too(failures: Failures, store: type[MemoryEmbeddingStore]) -> None:
     test = "test_random_calls_agree_with_a_dict_of_rows"
     assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}

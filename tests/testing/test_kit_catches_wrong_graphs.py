@@ -78,7 +78,7 @@ class SamplesDependOnTheCallsBefore(MemoryGraphStore):
 
 
 class SeedIsIgnored(MemoryGraphStore):
-    def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:  # noqa: ARG002
+    def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:
         return super().in_neighbors(nodes, fanout)
 
 
@@ -218,7 +218,7 @@ def test_a_wrong_store_fails_the_test_of_what_it_does_wrong(failures: Failures, 
     assert failures("GraphStoreTests", lambda: WrongBackend(store), test=test) == {test}
 
 
-@pytest.mark.parametrize("store", [SamplesAreDrawnWithReplacement, SelfLoopsAreLost, SamplesDependOnTheCallsBefore])
+@pytest.mark.parametrize("store", [SelfLoopsAreLost, SamplesDependOnTheCallsBefore])
 def test_random_calls_catch_it_too(failures: Failures, store: type[MemoryGraphStore]) -> None:
     test = "test_random_calls_agree_with_the_list_of_edges"
     assert failures("GraphStoreTests", lambda: WrongBackend(store), test=test) == {test}
