@@ -9,8 +9,10 @@ What holds for every call below, unless it says otherwise:
   passes an empty id tensor. A backend may need less than this, never more.
 * **Checked first.** Bad ids, shapes, dtypes and devices are refused, by the checks of :mod:`distgnn.specs`, before
   anything is sent or changed.
-* **Nothing hangs.** A peer that does not answer within the backend's timeout is a :class:`~distgnn.PeerLostError`.
-* **After close()** every call but ``close()`` raises :class:`~distgnn.StoreClosedError`.
+* **Nothing hangs.** A peer that does not answer within the backend's timeout is a :class:`~distgnn.PeerLostError`; so
+  is, for the others, a rank whose own call was refused.
+* **After close()** every call but ``close()`` raises :class:`~distgnn.StoreClosedError`, also when the name has been
+  opened anew; and a second ``close()`` leaves the new store alone.
 * **Threads.** One thread at a time uses a store; a backend that allows more says so.
 
 Implementations need no base class: they are recognised by their members.
@@ -142,7 +144,7 @@ class TensorStore(Protocol):
             ids: ``[K]`` int64, on the store's device.
 
         Returns:
-            ``[K, ...]`` in the order of ``ids``; fresh memory.
+            ``[K, ...]`` in the order of ``ids``, of the store's dtype, on the device of ``ids``; fresh memory.
 
         Raises:
             IdsError: ``ids`` is not an int64 vector on the store's device.
@@ -160,7 +162,7 @@ class TensorStore(Protocol):
         Args:
             ids: ``[K]`` int64, on the store's device.
             values: ``[K, ...]`` of exactly the store's row shape and dtype (nothing is broadcast or converted). Left
-                as it is.
+                as it is, and not kept.
             accumulate: Add instead of replacing.
 
         Raises:
@@ -207,7 +209,7 @@ class GraphStore(Protocol):
         Args:
             nodes: ``[K]`` int64, on the store's device.
             fanout: At most so many edges a node; -1 takes all.
-            seed: Another seed gives another, independent sample.
+            seed: Another seed gives an independent sample.
 
         Returns:
             The edges, grouped in the order of ``nodes`` (a node that is named twice brings its edges twice), and
@@ -244,6 +246,7 @@ class Backend(Protocol):
 
         Raises:
             NameConflictError: The name is open with another spec; the text shows both.
+            SpecError: The backend has no rows of that dtype. It must have float32.
             StoreClosedError: The backend is closed.
             PeerLostError: A peer is gone, or has not opened the store within the timeout.
         """
@@ -254,6 +257,7 @@ class Backend(Protocol):
 
         Raises:
             NameConflictError: The name is open with another spec; the text shows both.
+            SpecError: The backend has no rows of that dtype. It must have float32.
             StoreClosedError: The backend is closed.
             PeerLostError: A peer is gone, or has not opened the store within the timeout.
         """
@@ -269,7 +273,7 @@ class Backend(Protocol):
 
         Raises:
             NameConflictError: The name is open with another spec (the text shows both) or with other edges.
-            RowsError: ``edge_index`` is missing, or not of the spec's shape.
+            RowsError: ``edge_index`` is missing, or not int64 of the spec's shape.
             IdRangeError: An edge ends outside the graph.
             StoreClosedError: The backend is closed.
             PeerLostError: A peer is gone, or has not opened the store within the timeout.

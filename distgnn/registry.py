@@ -154,7 +154,7 @@ def list_backends() -> list[BackendInfo]:
 
 def _candidates() -> list[_Candidate]:
     built_in = [EntryPoint(name, module, hookspecs.PROJECT) for name, module in _BUILT_IN.items()]
-    found = [] if os.environ.get("DISTGNN_DISABLE_PLUGINS") == "1" else sorted(entry_points(group=hookspecs.PROJECT))
+    found = [] if _plugins_are_off() else sorted(entry_points(group=hookspecs.PROJECT))
     sources: dict[str, list[str]] = {}
     for entry_point in found:
         sources.setdefault(entry_point.name, []).append(_source(entry_point))
@@ -169,6 +169,10 @@ def _candidates() -> list[_Candidate]:
             reason = f"its module {entry_point.module!r} is not there; reinstall {_source(entry_point)}"
         candidates.append(_Candidate(entry_point.name, _source(entry_point), entry_point, reason))
     return candidates
+
+
+def _plugins_are_off() -> bool:
+    return os.environ.get("DISTGNN_DISABLE_PLUGINS") == "1"
 
 
 def _source(entry_point: EntryPoint) -> str:
@@ -213,7 +217,7 @@ def _choose(name: str) -> _Candidate:
     named = [candidate for candidate in candidates if candidate.name == name]
     if not named:
         known = ", ".join(dict.fromkeys(candidate.name for candidate in candidates))
-        off = " Plugins are turned off by DISTGNN_DISABLE_PLUGINS=1." if "DISTGNN_DISABLE_PLUGINS" in os.environ else ""
+        off = " Plugins are turned off by DISTGNN_DISABLE_PLUGINS=1." if _plugins_are_off() else ""
         raise UnknownBackendError(
             f"no backend is called {name!r}; known here: {known}.{off} "
             f"A backend of a third party is installed as a package, for example: pip install distgnn-{name}"
@@ -241,7 +245,12 @@ def _factory(candidate: _Candidate) -> BackendFactory:
             _failures[entry_point] = reason = f"it implements a hook that distgnn does not have: {error}"
             raise BrokenBackendError(f"{label}: {reason}; the one hook is distgnn_backend()") from error
     others = [other for other in _manager.get_plugins() if other is not plugin]
-    factories = _manager.subset_hook_caller("distgnn_backend", remove_plugins=others)()
+    try:
+        factories = _manager.subset_hook_caller("distgnn_backend", remove_plugins=others)()
+    except Exception as error:
+        _manager.unregister(plugin)
+        _failures[entry_point] = reason = f"its hook distgnn_backend() failed with {type(error).__name__}: {error}"
+        raise BackendUnavailableError(f"{label} is not available: {reason}") from error
     if len(factories) != 1 or not callable(factories[0]):
         _manager.unregister(plugin)
         got = f"returned {factories[0]!r}" if factories else "is missing or returned None"

@@ -27,6 +27,9 @@ from distgnn.errors import (
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
+_TRAINABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
 @dataclass(frozen=True)
 class EmbeddingSpec:
     r"""A table of learnable rows.
@@ -56,8 +59,11 @@ class EmbeddingSpec:
     def __post_init__(self) -> None:
         _check_name(self.name, "an embedding store")
         _check_sizes(self, "embedding store", (self.num_embeddings, self.embedding_dim))
-        if not self.dtype.is_floating_point:
-            raise SpecError(f"embedding store {self.name!r}: rows of {self.dtype} cannot be trained; use a float type")
+        if self.dtype not in _TRAINABLE:
+            known = ", ".join(map(str, _TRAINABLE))
+            raise SpecError(
+                f"embedding store {self.name!r}: rows of {self.dtype} cannot be trained; use one of {known}"
+            )
         if not 0 <= self.std < float("inf"):
             raise SpecError(f"embedding store {self.name!r}: std must be finite and at least 0, not {self.std}")
 

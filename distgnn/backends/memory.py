@@ -133,15 +133,17 @@ class MemoryGraphStore:
             raise ValueError(f"graph store {self.spec.name!r}: fanout must be -1 (all) or at least 0, not {fanout}")
         first = self._start.index_select(0, nodes)
         degree = self._start.index_select(0, nodes + 1) - first
-        position = torch.repeat_interleave(degree)  # which of the nodes an edge belongs to
-        before = degree.cumsum(0) - degree
-        edges = torch.arange(position.numel(), device=self._device) + (first - before).index_select(0, position)
+        after = degree.cumsum(0)
+        before = after - degree
+        count = torch.arange(int(after[-1]) if nodes.numel() else 0, device=self._device)
+        position = torch.searchsorted(after, count, right=True)  # which of the nodes an edge belongs to
+        edges = count + (first - before).index_select(0, position)
         if fanout >= 0:
             # A node keeps the edges whose random numbers are its smallest: a uniform sample without replacement.
             numbers = _random_numbers(edge_ids.index_select(0, edges), seed)
             order = numbers.argsort()
             order = order.index_select(0, position.index_select(0, order).argsort(stable=True))
-            rank = torch.arange(position.numel(), device=self._device) - before.index_select(0, position)
+            rank = count - before.index_select(0, position)
             kept = order[rank < fanout].sort().values
             edges, position = edges.index_select(0, kept), position.index_select(0, kept)
         return InEdges(

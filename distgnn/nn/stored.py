@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from distgnn.errors import GraphInputError, IdsError, StoreError
+from distgnn.errors import EmbeddingSizeError, GraphInputError, IdsError, StoreError
 from distgnn.optim.rows import sum_by_id
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec, TensorSpec
@@ -77,15 +77,18 @@ class StoredEmbedding(Module):
         self._gradients: list[tuple[Tensor, Tensor]] = []
         self._device = torch.device("cpu")  # of the last ids
         self.reset_parameters()
-        self._spec(num_embeddings or 1)  # a spec that no store can have fails here
+        self._spec(1 if num_embeddings is None else num_embeddings)  # a spec that no store can have fails here
 
     def reset_parameters(self) -> None:
-        """Let the rows start anew, from the seed of now; closes the store."""
+        """Close the store, if this module has opened it, and let its rows start anew from the seed of now."""
         self.close()
         self._seed = torch.initial_seed() if self.seed is None else self.seed
 
     def close(self) -> None:
-        """Free the rows, on all ranks and for all modules of the name; the next forward starts from initial rows."""
+        """Close the store, if this module has opened it: its next forward starts from initial rows.
+
+        Other modules that use the store get :class:`~distgnn.StoreClosedError` until they are closed too.
+        """
         if self._store is not None:
             self._store.close()
         self._store = None
@@ -121,6 +124,7 @@ class StoredEmbedding(Module):
         wide = self.dtype if len({rows.dtype for rows in gradients}) == 1 else torch.float32
         return torch.cat(ids), torch.cat([rows.to(wide) for rows in gradients])
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a store is no graph of tensor operations
     def forward(self, ids: Tensor) -> Tensor:
         """Look rows up."""
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -159,7 +163,9 @@ class StoredEmbedding(Module):
         return copied.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None, "_gradients": []}
+        # A backend that was given as an object stays in its process.
+        backend = self.backend if isinstance(self.backend, str) else None
+        return {**self.__dict__, "backend": backend, "_store": None, "_gradients": []}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_embeddings}, {self.embedding_dim}, name={self.name!r})"
@@ -209,6 +215,7 @@ class StoredFeatures(Module):
         std: float,
     ) -> None:
         super().__init__()
+        self.channels = channels
         embedding_dim = embedding_dim or channels
         self.embedding = StoredEmbedding(None, embedding_dim, name=name, backend=backend, std=std)
         self.lin = None if embedding_dim == channels else Linear(embedding_dim, channels, bias=False)
@@ -221,23 +228,31 @@ class StoredFeatures(Module):
 
     def forward(self, features: Tensor | None, ids: Tensor | None) -> Tensor:
         """Sum features and embeddings."""
+        name = self.embedding.name
+        if features is not None and (features.dim() < 2 or features.size(-1) != self.channels):
+            raise GraphInputError(
+                f"embedding store {name!r}: features must have shape [N, {self.channels}] to be added to, "
+                f"not {list(features.shape)}"
+            )
+        if features is not None and not features.is_floating_point():
+            raise GraphInputError(f"embedding store {name!r}: features of {features.dtype}; convert them with .float()")
         if ids is None:
-            count = self.embedding.num_embeddings if features is None else features.size(0)
+            count = self.embedding.num_embeddings if features is None else features.size(-2)
             if count is None:
                 raise GraphInputError(
-                    f"embedding store {self.embedding.name!r}: with neither features nor ids the number of rows must "
+                    f"embedding store {name!r}: with neither features nor ids the number of rows must "
                     "be known; call set_num_embeddings(...), or pass ids"
                 )
             ids = torch.arange(count, device=None if features is None else features.device)
-        if features is not None and features.size(0) != ids.numel():
+        if ids.dim() != 1 or (features is not None and features.size(-2) != ids.numel()):
+            rows = "" if features is None else f" for {features.size(-2)} rows of features"
             raise GraphInputError(
-                f"embedding store {self.embedding.name!r}: {ids.numel()} ids for {features.size(0)} rows of features; "
-                "there must be one id a row"
+                f"embedding store {name!r}: ids of shape {list(ids.shape)}{rows}; ids must be a vector, one a row"
             )
-        rows: Tensor = self.embedding(ids)
+        embeddings: Tensor = self.embedding(ids)
         if self.lin is not None:
-            rows = self.lin(rows.to(self.lin.weight.dtype))
-        return rows if features is None else features + rows.to(features.dtype)
+            embeddings = self.lin(embeddings.to(self.lin.weight.dtype))
+        return embeddings if features is None else features + embeddings.to(features.dtype)
 
 
 class StoredActivation(Module):
@@ -274,10 +289,10 @@ class StoredActivation(Module):
         self.store = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
-        return StoredActivation(name=self.name, backend=self.backend)
+        return StoredActivation(name=default_name(self.name), backend=self.backend)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "store": None}
+        return {**self.__dict__, "backend": self.backend if isinstance(self.backend, str) else None, "store": None}
 
 
 def _resolve(backend: str | Backend | None) -> Backend:
@@ -285,6 +300,8 @@ def _resolve(backend: str | Backend | None) -> Backend:
 
 
 def _size_from(ids: Tensor, name: str) -> int:
+    if ids.numel() and int(ids.min()) < 0:
+        raise EmbeddingSizeError(f"embedding store {name!r}: id {int(ids.min())} is negative; ids go from 0")
     largest = ids.max() if ids.numel() else torch.tensor(-1)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)

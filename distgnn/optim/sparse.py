@@ -40,7 +40,8 @@ class SparseOptimizer(Optimizer):
     ranks ``step()`` is a collective call; a rank whose batch was empty calls it all the same.
 
     ``param_groups`` holds the rule's numbers, so that learning rate schedulers work. The rule's state (momenta, sums)
-    lives in the stores beside the rows, not in ``state_dict()``.
+    lives in the stores beside the rows, not in ``state_dict()``. :class:`torch.amp.GradScaler` does not step them: use
+    bfloat16 where float16 would need it.
 
     Args:
         modules: A module or several; their stored embeddings are found as ``modules()`` lists them.

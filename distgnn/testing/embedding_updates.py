@@ -113,8 +113,8 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
             gradients = self.gradients(ids, start).to(dtype)
             self.apply(store, ids, gradients, rule)
             model.apply_gradients(ids, gradients, rule)
-        one_ulp = 1e-6 if dtype not in HALVES else 2 * torch.finfo(dtype).eps
-        torch.testing.assert_close(self.table(store), model.table(self.device), rtol=one_ulp, atol=one_ulp)
+        close = 1e-6 if dtype not in HALVES else 2 * torch.finfo(dtype).eps
+        torch.testing.assert_close(self.table(store), model.table(self.device), rtol=close, atol=close)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     @pytest.mark.parametrize("name", ["SGD", "Adagrad", "RowWiseAdagrad", "Adam"])

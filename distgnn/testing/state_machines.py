@@ -39,7 +39,8 @@ _LOCK_STEP = settings(
 )
 
 _ROWS = 4
-_ids = st.just([]) | st.lists(st.integers(0, _ROWS - 1), max_size=9)
+_no_ids: list[int] = []
+_ids = st.just(_no_ids) | st.lists(st.integers(0, _ROWS - 1), max_size=9)
 _starts = st.integers(0, 16)
 _rules = st.sampled_from([SGD(lr=0.5), Adagrad(lr=0.5), RowWiseAdagrad(lr=0.25), Adam(lr=0.5), Adam(lr=0.125)])
 

@@ -63,12 +63,8 @@ def state_of(module: Module) -> list[Any]:
     return state
 
 
-def case(module: str, error: type[Exception], words: str, *inputs: Any, mark: Any = (), **keywords: Any) -> Any:
-    return pytest.param(module, error, words, inputs, keywords, id=f"{module}, {words}", marks=mark)
-
-
-def not_yet(reason: str) -> Any:
-    return pytest.mark.xfail(strict=True, reason=reason)
+def case(module: str, error: type[Exception], words: str, *inputs: Any, **keywords: Any) -> Any:
+    return pytest.param(module, error, words, inputs, keywords, id=f"{module}, {words}")
 
 
 G, SIZE = GraphInputError, EmbeddingSizeError
@@ -84,10 +80,10 @@ CASES = [
     case("plain GIN", G, "x=None needs stored node embeddings: make the model with", None, EDGES),
     case("unsized GIN", G, "call set_num_embeddings(...), or pass ids", None, EDGES),
     case("plain GINE", G, "GINE needs edge features: pass edge_attr of shape [E, D]", X, EDGES),
-    case("GINE", G, "edge_attr has 4 features an edge, the model was made for 5", X, EDGES, ATTRIBUTES[:, :4]),
-    case("GINE", G, "edge_attr has 2 rows for 3 edges; there must be one an edge", X, EDGES, ATTRIBUTES[:2]),
-    case("GINE", G, "2 ids for 3 rows of features", X, EDGES, ATTRIBUTES, edge_ids=IDS[:2]),
-    case("GIN", G, "3 ids for 4 rows of features; there must be one id a row", X, EDGES, node_ids=IDS[:3]),
+    case("GINE", G, "edge_attr has 4 features an edge, the layer takes 5", X, EDGES, ATTRIBUTES[:, :4]),
+    case("GINE", G, "edge_attr of shape [2, 5] for 3 edges; there must be one row an edge", X, EDGES, ATTRIBUTES[:2]),
+    case("GINE", G, "ids of shape [2] for 3 rows of features", X, EDGES, ATTRIBUTES, edge_ids=IDS[:2]),
+    case("GIN", G, "ids of shape [3] for 4 rows of features; ids must be a vector", X, EDGES, node_ids=IDS[:3]),
     case("GIN", SIZE, "id -1 is negative; ids go from 0 to 8", X, EDGES, node_ids=IDS - 1),
     case("GIN", SIZE, "id 9 is beyond its 9 rows; make room for it with set_num_emb", X, EDGES, node_ids=IDS + 6),
     case("GINE", SIZE, "id 9 is beyond its 9 rows", X, EDGES, ATTRIBUTES, edge_ids=IDS[:3] + 7),
@@ -96,41 +92,21 @@ CASES = [
     case("plain GINConv", G, "x=None needs stored node embeddings: make the layer with", None, EDGES),
     case("unsized GINConv", G, "call set_num_embeddings(...), or pass ids", None, EDGES),
     case("plain GINEConv", G, "GINE needs edge features", X, EDGES),
-    case("plain GINEConv", G, "edge_attr has 2 rows for 3 edges", X, EDGES, ATTRIBUTES[:2]),
-    case("GINConv", G, "2 ids for 4 rows of features", X, EDGES, node_ids=IDS[:2]),
-    case("GINConv", G, "3 ids for 4 rows of features", (X, X), EDGES, node_ids=(IDS, IDS[:3])),
+    case("plain GINEConv", G, "edge_attr of shape [2, 5] for 3 edges", X, EDGES, ATTRIBUTES[:2]),
+    case("GINConv", G, "ids of shape [2] for 4 rows of features", X, EDGES, node_ids=IDS[:2]),
+    case("GINConv", G, "ids of shape [3] for 4 rows of features", (X, X), EDGES, node_ids=(IDS, IDS[:3])),
     case("GINConv", G, "x=(x_src, x_dst) needs node_ids=(source_ids, destination_ids)", (X, X), EDGES, node_ids=IDS),
     case("GINConv", G, "ids=(source_ids, destination_ids) needs a bipartite x", X, EDGES, node_ids=(IDS, IDS)),
     case("GINConv", SIZE, "id -1 is negative", X, EDGES, node_ids=IDS - 1),
     case("GINEConv", SIZE, "id 10 is beyond its 9 rows", X, EDGES, ATTRIBUTES, node_ids=IDS + 7),
-    case(
-        "GINConv", G, "x has 1 features", X[:, :1], EDGES, mark=not_yet("x of one column broadcasts over the embedding")
-    ),
-    case("GINConv", G, "x has 5 features", X[:, :5], EDGES, mark=not_yet("RuntimeError of the sum with embeddings")),
-    case(
-        "GINEConv",
-        G,
-        "edge_attr has 1",
-        X,
-        EDGES,
-        ATTRIBUTES[:, :1],
-        mark=not_yet("one column broadcasts over the sum"),
-    ),
-    case("GINEConv", G, "edge_attr has 4", X, EDGES, ATTRIBUTES[:, :4], mark=not_yet("RuntimeError of the sum")),
-    case("plain GINEConv", G, "edge_attr has 4", X, EDGES, ATTRIBUTES[:, :4], mark=not_yet("RuntimeError of lin")),
-    case(
-        "plain GINE",
-        G,
-        "edge_attr",
-        X,
-        EDGES,
-        torch.randn(5),
-        mark=not_yet("a vector as wide as edge_dim is broadcast"),
-    ),
-    case("GIN", G, "ids", X, EDGES, node_ids=IDS.view(4, 1), mark=not_yet("ids in a column give [N, N, D]")),
-    case(
-        "unsized GIN", G, "subtract 1", X, EDGES + 1, mark=not_yet("edges are checked after ids have sized the table")
-    ),
+    case("GINConv", G, "x has 1 features", X[:, :1], EDGES),
+    case("GINConv", G, "x has 5 features", X[:, :5], EDGES),
+    case("GINEConv", G, "edge_attr has 1", X, EDGES, ATTRIBUTES[:, :1]),
+    case("GINEConv", G, "edge_attr has 4", X, EDGES, ATTRIBUTES[:, :4]),
+    case("plain GINEConv", G, "edge_attr has 4", X, EDGES, ATTRIBUTES[:, :4]),
+    case("plain GINE", G, "edge_attr", X, EDGES, torch.randn(5)),
+    case("GIN", G, "ids of shape [4, 1]", X, EDGES, node_ids=IDS.view(4, 1)),
+    case("unsized GIN", G, "subtract 1", X, EDGES + 1),
 ]
 
 

@@ -117,9 +117,7 @@ def test_without_flags_gin_takes_the_weights_of_pygs_and_computes_the_same(
         "last",
         "cat",
         "max",
-        pytest.param(
-            "lstm", marks=pytest.mark.xfail(strict=True, reason="the final linear map is made before the LSTM")
-        ),
+        "lstm",
     ],
 )
 def test_the_same_seed_gives_the_weights_that_pyg_draws(jk: str | None) -> None:
@@ -244,15 +242,11 @@ def test_the_papers_readout_sums_a_linear_map_of_each_layers_pooled_features() -
     torch.testing.assert_close(model(x, edge_index), torch.stack([head(h) for head, h in heads]).sum(dim=0))
 
 
-@pytest.mark.xfail(strict=True, reason="a norm given as a module is put into the MLPs too; PyG puts only names there")
 def test_gin_takes_the_weights_of_pygs_with_a_norm_given_as_a_module() -> None:
     pygs = GIN(WIDTH, 8, 2, 5, norm=torch.nn.LayerNorm(8))
     DistributedGIN(WIDTH, 8, 5, 2, norm=torch.nn.LayerNorm(8)).load_state_dict(pygs.state_dict())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="norms that tell graphs apart are not given batch, as PyG's GIN gives it to them"
-)
 def test_a_norm_by_graph_is_given_the_batch() -> None:
     nodes, edge_index = 4, torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
     x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 1, 1])
@@ -262,7 +256,6 @@ def test_a_norm_by_graph_is_given_the_batch() -> None:
     torch.testing.assert_close(ours(x, edge_index, batch=batch), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="edge_index is checked against the first dimension, not that of the nodes")
 def test_gin_takes_static_graphs_as_pygs() -> None:
     nodes, edge_index = GRAPHS["random"]
     pygs, ours = GIN(WIDTH, 8, 2, 5), DistributedGIN(WIDTH, 8, 5, 2)

@@ -225,14 +225,3 @@ def test_a_gradient_penalty_trains_the_rows_through_second_derivatives() -> None
         penalty.backward()
         optimizer.step()
     assert_same_rows(stored, dense)
-
-
-@pytest.mark.xfail(strict=True, reason="GradScaler sees no gradients on the handle: 'No inf checks were recorded'")
-def test_a_gradient_scaler_of_torch_steps_by_unscaled_gradients() -> None:
-    stored, dense = twins()
-    optimizer, scaler = SparseSGD(stored, lr=0.1), torch.amp.GradScaler("cpu", init_scale=1024.0)
-    loss_of(dense, BATCHES[0]).backward()
-    torch.optim.SGD(dense.parameters(), lr=0.1).step()
-    scaler.scale(loss_of(stored, BATCHES[0])).backward()
-    scaler.step(optimizer)
-    assert_same_rows(stored, dense)

@@ -218,7 +218,8 @@ class DistributedGINEConv(GINEConv):
         """Run one layer; see the shapes above."""
         if not is_scripting():
             x = _node_inputs(self.node_features, self.in_channels, x, node_ids)
-            edge_attr = edge_inputs(self.edge_features, edge_index, edge_attr, edge_ids)
+            channels = self.in_channels if self.lin is None else self.lin.in_channels
+            edge_attr = edge_inputs(self.edge_features, channels, edge_index, edge_attr, edge_ids)
         assert x is not None
         if isinstance(x, Tensor):
             x = (x, x)
@@ -250,7 +251,11 @@ def set_num_embeddings(features: Optional[StoredFeatures], count: Optional[int],
 
 
 def edge_inputs(
-    features: Optional[StoredFeatures], edge_index: Adj, edge_attr: OptTensor, edge_ids: OptTensor
+    features: Optional[StoredFeatures],
+    channels: Optional[int],
+    edge_index: Adj,
+    edge_attr: OptTensor,
+    edge_ids: OptTensor,
 ) -> OptTensor:
     """Add stored embeddings to edge features, and see that there are edge features.
 
@@ -267,10 +272,13 @@ def edge_inputs(
             "GINE needs edge features: pass edge_attr of shape [E, D], or make the layer with use_dist_edge_embedding="
             "True to learn them; GIN does without"
         )
-    if edge_attr is not None and edge_attr.dim() == 2 and edge_attr.size(0) != num_edges:
-        raise GraphInputError(
-            f"edge_attr has {edge_attr.size(0)} rows for {num_edges} edges; there must be one an edge"
-        )
+    if edge_attr is not None:
+        if edge_attr.dim() != 2 or edge_attr.size(0) != num_edges:
+            raise GraphInputError(
+                f"edge_attr of shape {list(edge_attr.shape)} for {num_edges} edges; there must be one row an edge"
+            )
+        if channels is not None and edge_attr.size(1) != channels:
+            raise GraphInputError(f"edge_attr has {edge_attr.size(1)} features an edge, the layer takes {channels}")
     if features is None:
         return edge_attr
     ids = torch.arange(num_edges, device=edge_index.device) if edge_ids is None else edge_ids
@@ -283,9 +291,13 @@ def _node_inputs(
     x: Union[Tensor, OptPairTensor, None],
     node_ids: NodeIds,
 ) -> Union[Tensor, OptPairTensor]:
+    if x is None and features is None:
+        raise GraphInputError("x=None needs stored node embeddings: make the layer with use_dist_embedding=True")
+    sources = x[0] if isinstance(x, tuple) else x
+    if sources is not None and in_channels is not None and sources.size(-1) != in_channels:
+        raise GraphInputError(f"x has {sources.size(-1)} features a node, the layer was made for {in_channels}")
     if features is None:
-        if x is None:
-            raise GraphInputError("x=None needs stored node embeddings: make the layer with use_dist_embedding=True")
+        assert x is not None
     elif isinstance(x, tuple):
         if not isinstance(node_ids, tuple):
             raise GraphInputError("a bipartite x=(x_src, x_dst) needs node_ids=(source_ids, destination_ids)")
@@ -294,9 +306,6 @@ def _node_inputs(
         if isinstance(node_ids, tuple):
             raise GraphInputError("node_ids=(source_ids, destination_ids) needs a bipartite x=(x_src, x_dst)")
         x = features(x, node_ids)
-    width = (x[0] if isinstance(x, tuple) else x).size(-1)
-    if in_channels is not None and width != in_channels:
-        raise GraphInputError(f"x has {width} features a node, the layer was made for {in_channels}")
     return x
 
 

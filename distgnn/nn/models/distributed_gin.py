@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,14 @@ class DistributedGIN(Module):
         self.num_layers = num_layers
         self.jk_mode = jk
 
-        name = embedding_name or default_name(type(self).__name__)
         self.node_features: StoredFeatures | None = None
         if use_dist_embedding:
             self.node_features = StoredFeatures(
-                in_channels, embedding_dim, name=name, backend=backend, std=embedding_std
+                in_channels,
+                embedding_dim,
+                name=embedding_name or default_name(type(self).__name__),
+                backend=backend,
+                std=embedding_std,
             )
 
         # From here to the end of the constructor as torch_geometric.nn.models.basic_gnn, so that weights carry over.
@@ -114,9 +118,10 @@ class DistributedGIN(Module):
         widths = [in_channels] + [hidden_channels] * num_layers
         if ends_in_conv:
             widths[-1] = out_channels
+        inner_norm = norm if isinstance(norm, str) else None
         self.convs = ModuleList(
             self._conv(
-                MLP([width_in, width_out, width_out], act=self.act, norm=norm, norm_kwargs=norm_kwargs),
+                MLP([width_in, width_out, width_out], act=self.act, norm=inner_norm, norm_kwargs=norm_kwargs),
                 train_eps,
                 **kwargs,
             )
@@ -126,18 +131,20 @@ class DistributedGIN(Module):
         self.norms = ModuleList(copy.deepcopy(norm_layer) for _ in range(num_layers))
         if ends_in_conv:
             self.norms[-1] = Identity()
+        self.supports_norm_batch = "batch" in inspect.signature(norm_layer.forward).parameters
         self.jk: Module | None = None
         self.lin: Module | None = None
-        if jk is not None:
-            self.lin = Linear(num_layers * hidden_channels if jk == "cat" else hidden_channels, out_channels)
         if jk not in {None, "last"}:
             self.jk = JumpingKnowledge(jk, hidden_channels, num_layers)
+        if jk is not None:
+            self.lin = Linear(num_layers * hidden_channels if jk == "cat" else hidden_channels, out_channels)
         self.heads = ModuleList(Linear(width, out_channels) for width in widths) if by_layer else None
         self.readout = aggregation_resolver("sum" if by_layer else readout)
         self.activations = ModuleList(
-            StoredActivation(name=f"{name}_layer_{layer}", backend=backend)
+            StoredActivation(name=default_name(f"{type(self).__name__}_layer_{layer}"), backend=backend)
             for layer in range(num_layers if use_dist_tensor else 0)
         )
+        self._num_nodes: int | None = None
 
     def _conv(self, nn: Module, train_eps: bool, **kwargs: Any) -> MessagePassing:
         return DistributedGINConv(nn, train_eps=train_eps, **kwargs)
@@ -151,11 +158,13 @@ class DistributedGIN(Module):
                 module.reset_parameters()
 
     def set_num_embeddings(self, num_nodes: int | None = None, num_edges: int | None = None) -> None:
-        """Say how many rows the stores of embeddings have, before the first forward.
+        """Say how many rows the stores have, before the first forward.
 
         Without this call the first forward sizes them by the largest ids that it is given, and warns.
         """
-        set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
+        self._num_nodes = num_nodes
+        if self.node_features is not None or not self.activations:
+            set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
         set_num_embeddings(self._edge_features(), num_edges, "use_dist_edge_embedding")
 
     def close(self) -> None:
@@ -198,16 +207,16 @@ class DistributedGIN(Module):
             raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
         if x is not None and x.size(-1) != self.in_channels:
             raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {self.in_channels}")
+        _check_edge_index(edge_index, self._count_nodes(x, node_ids))
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
-        _check_edge_index(edge_index, h.size(0))
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
         layers = [h]
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             h = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
             if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
-                h = norm(h)
+                h = norm(h, batch, batch_size) if self.supports_norm_batch else norm(h)
                 h = h if self.act is None else self.act(h)
                 h = self.dropout(h)
             if self.activations:
@@ -222,6 +231,12 @@ class DistributedGIN(Module):
         h = h if self.lin is None else self.lin(h)
         return h if batch is None else self.readout(h, batch, dim_size=batch_size)
 
+    def _count_nodes(self, x: Tensor | None, node_ids: Tensor | None) -> int | None:
+        if x is not None:
+            return x.size(-2)
+        assert self.node_features is not None
+        return self.node_features.embedding.num_embeddings if node_ids is None else node_ids.numel()
+
     def _edge_features(self) -> StoredFeatures | None:
         return None
 
@@ -229,8 +244,8 @@ class DistributedGIN(Module):
         return None
 
     def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None) -> Tensor:
-        known = None if self.node_features is None else self.node_features.embedding.num_embeddings
-        ids = torch.arange(h.size(0), device=h.device) if node_ids is None else node_ids
+        known = self._num_nodes if self.node_features is None else self.node_features.embedding.num_embeddings
+        ids = torch.arange(h.size(-2), device=h.device) if node_ids is None else node_ids
         num_rows = known or (int(ids.max()) + 1 if ids.numel() else 1)
         published: Tensor = self.activations[layer](h, ids, num_rows)
         return published
@@ -297,15 +312,11 @@ class DistributedGINE(DistributedGIN):
         return self.edge_features
 
     def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:
-        if edge_attr is not None and edge_attr.size(-1) != self.edge_dim:
-            raise GraphInputError(
-                f"edge_attr has {edge_attr.size(-1)} features an edge, the model was made for {self.edge_dim}"
-            )
-        inputs: Tensor | None = edge_inputs(self.edge_features, edge_index, edge_attr, edge_ids)
+        inputs: Tensor | None = edge_inputs(self.edge_features, self.edge_dim, edge_index, edge_attr, edge_ids)
         return inputs
 
 
-def _check_edge_index(edge_index: Adj, num_nodes: int) -> None:
+def _check_edge_index(edge_index: Adj, num_nodes: int | None) -> None:
     """Refuse ends that are no nodes, with a word for edges counted from 1.
 
     On a GPU the check would wait for the device; there PyG's layers find such ends themselves.
@@ -316,7 +327,7 @@ def _check_edge_index(edge_index: Adj, num_nodes: int) -> None:
         raise GraphInputError(
             f"edge_index must be int64 of shape [2, E], not {edge_index.dtype} of {list(edge_index.shape)}"
         )
-    if edge_index.numel() == 0:
+    if num_nodes is None or edge_index.numel() == 0:
         return
     low, high = (int(end) for end in edge_index.aminmax())
     if low < 0 or high >= num_nodes:
