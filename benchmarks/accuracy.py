@@ -34,7 +34,8 @@ VARIANTS = ("PyG GIN", "DistributedGIN", "DistributedGIN with embedding")
 def make(variant: str, graph: Data, num_classes: int) -> torch.nn.Module:
     """Make one of the three models."""
     if variant == "PyG GIN":
-        return GIN(graph.num_features, HIDDEN, LAYERS, num_classes, dropout=DROPOUT)
+        pygs: torch.nn.Module = GIN(graph.num_features, HIDDEN, LAYERS, num_classes, dropout=DROPOUT)
+        return pygs
     model = DistributedGIN(
         graph.num_features,
         HIDDEN,
@@ -60,7 +61,8 @@ def accuracy(variant: str, graph: Data, num_classes: int, seed: int) -> float:
         model.train()
         dense.zero_grad()
         scores = model(graph.x, graph.edge_index)
-        cross_entropy(scores[graph.train_mask], graph.y[graph.train_mask]).backward()
+        loss = cross_entropy(scores[graph.train_mask], graph.y[graph.train_mask])
+        loss.backward()  # type: ignore[no-untyped-call]
         dense.step()
         if sparse is not None:
             sparse.step()
