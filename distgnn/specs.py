@@ -171,6 +171,18 @@ class GraphSpec:
         """
         _check_ids(f"graph store {self.name!r}", nodes, self.num_nodes, device, IdRangeError, "the graph ends there")
 
+    def check_query(self, nodes: Tensor, fanout: int, device: torch.device) -> None:
+        """Refuse nodes as :meth:`check_nodes` does, and a fanout below -1.
+
+        Raises:
+            IdsError: Nodes of a wrong type, shape or device.
+            IdRangeError: Nodes negative or too large.
+            ValueError: ``fanout`` is below -1.
+        """
+        self.check_nodes(nodes, device)
+        if fanout < -1:
+            raise ValueError(f"graph store {self.name!r}: fanout must be -1 (all) or at least 0, not {fanout}")
+
     def check_edges(self, edge_index: Tensor) -> None:
         """Refuse edges that are not this graph's.
 

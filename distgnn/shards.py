@@ -1,0 +1,213 @@
+"""Shards: the rows, and the in-edges, that one process holds for a store. What a backend keeps on their owner.
+
+Positions here count from the shard's first row; the caller has checked them. A shard that holds everything is the
+``memory`` backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from distgnn.errors import StoreClosedError
+from distgnn.initial import initial_rows
+from distgnn.optim.rows import accumulation_dtype, new_state, sum_by_id, update_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.protocols import UpdateRule
+    from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+
+
+class EmbeddingShard:
+    """Rows of a table, and beside them the state of each rule that was used.
+
+    Args:
+        spec: The whole table.
+        device: Where the rows are.
+        start: Id of the first row.
+        stop: Id after the last row; None is the end of the table.
+    """
+
+    def __init__(self, spec: EmbeddingSpec, device: torch.device, start: int = 0, stop: int | None = None) -> None:
+        self.spec = spec
+        self._device = device
+        self._rows: Tensor | None = initial_rows(spec, start, spec.num_embeddings if stop is None else stop).to(device)
+        self._state: dict[type[UpdateRule], dict[str, Tensor]] = {}
+        self._steps: dict[type[UpdateRule], int] = {}
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """Copy rows ``[K, D]``."""
+        return opened(self._rows, self.spec).index_select(0, positions)
+
+    @torch.no_grad()
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        """Sum gradients ``[K, D]`` by position, and apply the rule once to each row that is named; counts as a step."""
+        rows = opened(self._rows, self.spec)
+        kind = type(rule)
+        if kind not in self._state:
+            self._state[kind] = new_state(rule, rows.size(0), rows.size(1), self._device)
+        self._steps[kind] = self._steps.get(kind, 0) + 1
+        sums = sum_by_id(positions, gradients.to(accumulation_dtype(rows.dtype)))
+        update_rows(rows, self._state[kind], *sums, rule, self._steps[kind])
+
+    @property
+    def closed(self) -> bool:
+        """Whether the rows are freed."""
+        return self._rows is None
+
+    def close(self) -> None:
+        """Free the rows and their state."""
+        self._rows = None
+        self._state.clear()
+
+
+class TensorShard:
+    """Rows of a tensor, zero at first.
+
+    Args:
+        spec: The whole tensor.
+        device: Where the rows are.
+        start: Number of the first row.
+        stop: Number after the last row; None is the end of the tensor.
+    """
+
+    def __init__(self, spec: TensorSpec, device: torch.device, start: int = 0, stop: int | None = None) -> None:
+        self.spec = spec
+        self._device = device
+        rows = (spec.shape[0] if stop is None else stop) - start
+        self._values: Tensor | None = torch.zeros(rows, *spec.shape[1:], dtype=spec.dtype, device=device)
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """Copy rows ``[K, ...]``."""
+        return opened(self._values, self.spec).index_select(0, positions)
+
+    @torch.no_grad()
+    def replace(self, positions: Tensor, values: Tensor) -> None:
+        """Write rows ``[K, ...]``; of several values for a row the last one stays."""
+        # index_copy_ may run in threads: each row must be named once.
+        distinct, last = last_of_each(positions)
+        opened(self._values, self.spec).index_copy_(0, distinct, values.index_select(0, last))
+
+    @torch.no_grad()
+    def add(self, positions: Tensor, values: Tensor) -> None:
+        """Add to rows ``[K, ...]``, the 16-bit floats in float32."""
+        stored = opened(self._values, self.spec)
+        distinct, sums = sum_by_id(positions, values)
+        rows = stored.index_select(0, distinct).to(accumulation_dtype(stored.dtype))
+        stored.index_copy_(0, distinct, rows.add_(sums).to(stored.dtype))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the rows are freed."""
+        return self._values is None
+
+    def close(self) -> None:
+        """Free the rows."""
+        self._values = None
+
+
+class GraphShard:
+    """The edges that end in a range of nodes, sorted by destination (CSC).
+
+    Args:
+        spec: The whole graph.
+        edge_index: Its edges ``[2, E]``; those of other nodes are left out.
+        device: Where the edges are.
+        start: The first node.
+        stop: The node after the last; None is the end of the graph.
+    """
+
+    def __init__(
+        self, spec: GraphSpec, edge_index: Tensor, device: torch.device, start: int = 0, stop: int | None = None
+    ) -> None:
+        self.spec = spec
+        self._device = device
+        self._first, self._last = start, spec.num_nodes if stop is None else stop
+        self._edge_ids: Tensor | None
+        self._edge_ids, self._sources, self._start = self._sorted(edge_index)
+
+    def _sorted(self, edge_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sources, destinations = edge_index.to(self._device)
+        edge_ids = destinations.argsort(stable=True)
+        begin, end = torch.searchsorted(
+            destinations.index_select(0, edge_ids), torch.tensor([self._first, self._last], device=self._device)
+        )
+        edge_ids = edge_ids[begin:end]
+        positions = destinations.index_select(0, edge_ids) - self._first
+        degrees = torch.bincount(positions, minlength=self._last - self._first)
+        return edge_ids, sources.index_select(0, edge_ids), torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+
+    def holds(self, edge_index: Tensor) -> bool:
+        """Tell whether the shard was made from these edges."""
+        mine = (opened(self._edge_ids, self.spec), self._sources, self._start)
+        return all(torch.equal(a, b) for a, b in zip(mine, self._sorted(edge_index), strict=True))
+
+    def in_edges(self, positions: Tensor, fanout: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the in-edges of nodes, or a sample of them.
+
+        Args:
+            positions: ``[K]``, the nodes less the shard's first.
+            fanout: At most so many edges a node; -1 takes all.
+            seed: Of the sample.
+
+        Returns:
+            Sources ``[E]`` and edge ids ``[E]``, grouped in the order of ``positions``, and the number of edges of
+            each node ``[K]``.
+        """
+        edge_ids = opened(self._edge_ids, self.spec)
+        first = self._start.index_select(0, positions)
+        degree = self._start.index_select(0, positions + 1) - first
+        after = degree.cumsum(0)
+        before = after - degree
+        count = torch.arange(int(after[-1]) if positions.numel() else 0, device=self._device)
+        position = torch.searchsorted(after, count, right=True)  # which of the nodes an edge belongs to
+        edges = count + (first - before).index_select(0, position)
+        if fanout >= 0:
+            # A node keeps the edges whose random numbers are its smallest: a uniform sample without replacement.
+            numbers = _random_numbers(edge_ids.index_select(0, edges), seed)
+            order = numbers.argsort()
+            order = order.index_select(0, position.index_select(0, order).argsort(stable=True))
+            rank = count - before.index_select(0, position)
+            edges = edges.index_select(0, order[rank < fanout].sort().values)
+            degree = degree.clamp(max=fanout)
+        return self._sources.index_select(0, edges), edge_ids.index_select(0, edges), degree
+
+    @property
+    def closed(self) -> bool:
+        """Whether the edges are freed."""
+        return self._edge_ids is None
+
+    def close(self) -> None:
+        """Free the edges."""
+        self._edge_ids = None
+        self._sources = self._start = torch.empty(0)
+
+
+def last_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct ids, ascending, ``[U]``, and where each stands last, ``[U]``."""
+    distinct, slots = torch.unique(ids, return_inverse=True)
+    last = torch.zeros_like(distinct)
+    last.scatter_reduce_(0, slots, torch.arange(ids.numel(), device=ids.device), "amax")
+    return distinct, last
+
+
+def opened(content: Tensor | None, spec: Spec) -> Tensor:
+    """Return what a store holds.
+
+    Raises:
+        StoreClosedError: It holds nothing any more.
+    """
+    if content is None:
+        raise StoreClosedError(f"store {spec.name!r} is closed; open it again from its backend")
+    return content
+
+
+def _random_numbers(keys: Tensor, seed: int) -> Tensor:
+    """Give each int64 key a random int64 of its own by SplitMix64 (Steele et al. 2014), whatever stands beside it."""
+    state = keys * -7046029254386353131 + (seed * 6364136223846793005 + 1442695040888963407) % 2**63
+    state = (state ^ (state >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    state = (state ^ (state >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return state ^ (state >> 31 & 0x1FFFFFFFF)
