@@ -18,6 +18,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     │   ├── RowsError                   (ValueError)       values or gradients of a wrong shape, type or device
     │   └── NonFiniteGradientError      (ArithmeticError)  NaN or infinite gradients, under DISTGNN_DEBUG=1
     ├── PeerLostError                   (ConnectionError)  another rank or server is gone, or silent for too long
+    ├── CallOrderError                  (RuntimeError)     ranks make different store calls, under DISTGNN_DEBUG=1
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     └── DataError
@@ -93,6 +94,10 @@ class NonFiniteGradientError(StoreError, ArithmeticError):
 
 class PeerLostError(DistGNNError, ConnectionError):
     """Another rank or a server is gone or silent; the text names it, the store and the call."""
+
+
+class CallOrderError(DistGNNError, RuntimeError):
+    """Ranks make different store calls; the text names the first that differs. Found only with ``DISTGNN_DEBUG=1``."""
 
 
 class GraphInputError(DistGNNError, ValueError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from distgnn.hookspecs import BackendFactory
 
-_BUILT_IN = {"memory": "distgnn.backends.memory"}
+_BUILT_IN = {"memory": "distgnn.backends.memory", "pyg": "distgnn.backends.pyg"}
 _DISTGNN = f"distgnn {__version__}"
 
 _manager = pluggy.PluginManager(hookspecs.PROJECT)

@@ -58,6 +58,14 @@ class EmbeddingShard:
         """Whether the rows are freed."""
         return self._rows is None
 
+    def check_open(self) -> None:
+        """Refuse what comes after close().
+
+        Raises:
+            StoreClosedError: It is closed.
+        """
+        opened(self._rows, self.spec)
+
     def close(self) -> None:
         """Free the rows and their state."""
         self._rows = None
@@ -103,6 +111,14 @@ class TensorShard:
     def closed(self) -> bool:
         """Whether the rows are freed."""
         return self._values is None
+
+    def check_open(self) -> None:
+        """Refuse what comes after close().
+
+        Raises:
+            StoreClosedError: It is closed.
+        """
+        opened(self._values, self.spec)
 
     def close(self) -> None:
         """Free the rows."""
@@ -179,6 +195,14 @@ class GraphShard:
     def closed(self) -> bool:
         """Whether the edges are freed."""
         return self._edge_ids is None
+
+    def check_open(self) -> None:
+        """Refuse what comes after close().
+
+        Raises:
+            StoreClosedError: It is closed.
+        """
+        opened(self._edge_ids, self.spec)
 
     def close(self) -> None:
         """Free the edges."""

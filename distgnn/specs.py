@@ -194,6 +194,26 @@ class GraphSpec:
         self.check_nodes(edge_index.flatten(), edge_index.device)
 
 
+@dataclass(frozen=True)
+class PartitionBook:
+    """Which rank owns which rows: rank r has rows ``bounds[r]`` to ``bounds[r + 1]``, the last excluded.
+
+    Args:
+        bounds: World size + 1 ascending row numbers, from 0 to the number of rows.
+    """
+
+    bounds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.bounds[:1] != (0,) or list(self.bounds) != sorted(self.bounds):
+            raise SpecError(f"the bounds of a partition must ascend from 0, not {self.bounds}")
+
+    @classmethod
+    def even(cls, num_rows: int, world_size: int) -> PartitionBook:
+        """Cut rows into ranges whose sizes differ by at most one."""
+        return cls(tuple(num_rows * rank // world_size for rank in range(world_size + 1)))
+
+
 Spec = EmbeddingSpec | TensorSpec | GraphSpec
 
 

@@ -9,7 +9,7 @@ import torch
 from distgnn.errors import NameConflictError, RowsError, StoreClosedError
 from distgnn.hookspecs import hookimpl
 from distgnn.protocols import InEdges
-from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, opened
+from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
 from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec, check_same_spec
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ class MemoryEmbeddingStore(EmbeddingShard):
         return self.spec.embedding_dim
 
     def lookup(self, ids: Tensor) -> Tensor:
-        opened(self._rows, self.spec)
+        self.check_open()
         self.spec.check_ids(ids, self._device)
         return self.gather(ids)
 
     def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        opened(self._rows, self.spec)
+        self.check_open()
         self.spec.check_gradients(ids, gradients, self._device)
         self.update(ids, gradients, rule)
 
@@ -52,12 +52,12 @@ class MemoryTensorStore(TensorShard):
         return self.spec.dtype
 
     def read(self, ids: Tensor) -> Tensor:
-        opened(self._values, self.spec)
+        self.check_open()
         self.spec.check_ids(ids, self._device)
         return self.gather(ids)
 
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
-        opened(self._values, self.spec)
+        self.check_open()
         self.spec.check_values(ids, values, self._device)
         if accumulate:
             self.add(ids, values)
@@ -77,7 +77,7 @@ class MemoryGraphStore(GraphShard):
         return self.spec.num_edges
 
     def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:
-        opened(self._edge_ids, self.spec)
+        self.check_open()
         self.spec.check_query(nodes, fanout, self._device)
         sources, edge_ids, degrees = self.in_edges(nodes, fanout, seed)
         return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)

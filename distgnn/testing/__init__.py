@@ -18,8 +18,14 @@ A whole test file of a plugin::
     class TestTensors(Mine, TensorStoreTests): ...
     class TestGraphs(Mine, GraphStoreTests): ...
 
+A backend of several processes is tested by running that file on several ranks, from another test file::
+
+    @pytest.mark.parametrize("world_size", [2, 3])
+    def test_it_conforms_on_several_ranks(world_size):
+        run_on_ranks("tests/test_mine.py", world_size)
+
 The fixture may have a wider scope where a backend takes long to start, except for ``BackendTests``, which closes it.
-Stores that are not on the CPU, or of several ranks, are told by the attributes of
+Stores that are not on the CPU are told by an attribute of
 :class:`~distgnn.testing.suite.BackendFixture`. Needs ``pip install "distgnn[testing]"``.
 """
 
@@ -44,6 +50,7 @@ pytest.register_assert_rewrite(
 from distgnn.testing.backend import BackendTests  # noqa: E402  # after its asserts are to be rewritten
 from distgnn.testing.embedding_store import EmbeddingStoreTests  # noqa: E402
 from distgnn.testing.graph_store import GraphStoreTests  # noqa: E402
+from distgnn.testing.ranks import run_on_ranks  # noqa: E402
 from distgnn.testing.tensor_store import TensorStoreTests  # noqa: E402
 
-__all__ = ["BackendTests", "EmbeddingStoreTests", "GraphStoreTests", "TensorStoreTests"]
+__all__ = ["BackendTests", "EmbeddingStoreTests", "GraphStoreTests", "TensorStoreTests", "run_on_ranks"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -34,8 +35,8 @@ class BackendFixture:
     """
 
     device: torch.device = torch.device("cpu")
-    rank: int = 0
-    world_size: int = 1
+    rank: int = int(os.environ.get("RANK", "0"))
+    world_size: int = int(os.environ.get("WORLD_SIZE", "1"))
 
     @pytest.fixture
     def backend(self) -> Backend:

@@ -1,0 +1,158 @@
+"""Stores whose rows are spread over the ranks: each holds a range, and answers for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from distgnn.optim.rows import accumulation_dtype, sum_by_id
+from distgnn.protocols import InEdges
+from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, last_of_each
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.backends.pyg.router import Router
+    from distgnn.protocols import UpdateRule
+    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+
+CPU = torch.device("cpu")
+
+
+class PygEmbeddingStore:
+    """A table in ranges."""
+
+    def __init__(self, spec: EmbeddingSpec, router: Router, start: int, stop: int) -> None:
+        self.spec = spec
+        self._router = router
+        self._shard = EmbeddingShard(spec, CPU, start, stop)
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.spec.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.spec.embedding_dim
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        call = f"lookup of embedding store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_ids(ids, CPU)
+        distinct, slots = torch.unique(ids, return_inverse=True)
+        route = self._router.send_ids(distinct, call)
+        rows = self._router.return_rows(route, self._shard.gather(route.positions), call)
+        return rows.index_select(0, slots)
+
+    @torch.no_grad()
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        call = f"apply_gradients of embedding store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_gradients(ids, gradients, CPU)
+        distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
+        route = self._router.send_ids(distinct, call)
+        self._shard.update(route.positions, self._router.send_rows(route, sums, call), rule)
+
+    @property
+    def closed(self) -> bool:
+        return self._shard.closed
+
+    def close(self) -> None:
+        self._shard.close()
+
+
+class PygTensorStore:
+    """A tensor in ranges of rows. Of several ranks that write a row, the one of the highest number wins."""
+
+    def __init__(self, spec: TensorSpec, router: Router, start: int, stop: int) -> None:
+        self.spec = spec
+        self._router = router
+        self._shard = TensorShard(spec, CPU, start, stop)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.spec.dtype
+
+    def read(self, ids: Tensor) -> Tensor:
+        call = f"read of tensor store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_ids(ids, CPU)
+        distinct, slots = torch.unique(ids, return_inverse=True)
+        route = self._router.send_ids(distinct, call)
+        rows = self._router.return_rows(route, self._shard.gather(route.positions), call)
+        return rows.index_select(0, slots)
+
+    @torch.no_grad()
+    def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
+        call = f"write of tensor store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_values(ids, values, CPU)
+        if accumulate:
+            distinct, rows = sum_by_id(ids, values)
+        else:
+            distinct, last = last_of_each(ids)
+            rows = values.index_select(0, last)
+        route = self._router.send_ids(distinct, call)
+        rows = self._router.send_rows(route, rows, call)
+        if accumulate:
+            self._shard.add(route.positions, rows)
+        else:
+            self._shard.replace(route.positions, rows)
+
+    @property
+    def closed(self) -> bool:
+        return self._shard.closed
+
+    def close(self) -> None:
+        self._shard.close()
+
+
+class PygGraphStore:
+    """A graph in ranges of nodes, each with the edges that end in them."""
+
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, router: Router, start: int, stop: int) -> None:
+        self.spec = spec
+        self._router = router
+        self._shard = GraphShard(spec, edge_index, CPU, start, stop)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.spec.num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        return self.spec.num_edges
+
+    def holds(self, edge_index: Tensor) -> bool:
+        """Tell whether this rank's part was made from these edges."""
+        return self._shard.holds(edge_index)
+
+    def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:
+        call = f"in_neighbors of graph store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_query(nodes, fanout, CPU)
+        distinct, slots = torch.unique(nodes, return_inverse=True)
+        route = self._router.send_ids(distinct, call)
+        sources, edge_ids, degrees = self._shard.in_edges(route.positions, fanout, seed)
+        degrees, edges = self._router.return_ragged(route, degrees, torch.stack([sources, edge_ids], dim=1), call)
+        # The edges of distinct nodes came in ascending order of nodes; deal them out as nodes were asked for.
+        first = degrees.cumsum(0) - degrees
+        wanted = degrees.index_select(0, slots)
+        after = wanted.cumsum(0)
+        count = torch.arange(int(after[-1]) if nodes.numel() else 0)
+        position = torch.searchsorted(after, count, right=True)
+        offset = first.index_select(0, slots) - (after - wanted)
+        chosen = edges.index_select(0, count + offset.index_select(0, position))
+        return InEdges(chosen[:, 0].contiguous(), nodes.index_select(0, position), chosen[:, 1].contiguous())
+
+    @property
+    def closed(self) -> bool:
+        return self._shard.closed
+
+    def close(self) -> None:
+        self._shard.close()

@@ -1,0 +1,86 @@
+"""Running a test file on several ranks at once, in lock-step: how the suites test a backend of many processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_GRACE = 5.0  # seconds that the other ranks get to end by themselves after one has failed
+
+
+def run_on_ranks(path: str | Path, world_size: int, *, timeout: float = 300.0) -> None:
+    """Run a test file with pytest in ``world_size`` processes at once, as torchrun would start them on one machine.
+
+    The file holds subclasses of the suites, as for one process; each process finds its rank in the environment
+    variables ``RANK`` and ``WORLD_SIZE``. The first failing test ends the run; no process is left behind.
+
+    Args:
+        path: The test file.
+        world_size: Number of ranks.
+        timeout: Seconds after which the run is ended and has failed.
+
+    Raises:
+        pytest.fail.Exception: A rank failed; the text is the end of what it printed.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", str(path)]
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(world_size)]
+        ranks = [
+            stack.enter_context(_started(command, output, _environment(rank, world_size, port)))
+            for rank, output in enumerate(outputs)
+        ]
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            codes = [process.poll() for process in ranks]
+            if all(code is not None for code in codes):
+                break
+            if any(codes):
+                deadline = min(deadline, time.monotonic() + _GRACE)
+            time.sleep(0.05)
+        codes = [process.poll() for process in ranks]
+        if any(codes) or None in codes:
+            worst = next((rank for rank, code in enumerate(codes) if code), codes.index(None) if None in codes else 0)
+            outputs[worst].seek(0)
+            ends = ", ".join("no end" if code is None else str(code) for code in codes)
+            shown = outputs[worst].read()[-6000:]
+            pytest.fail(f"{world_size} ranks ended with {ends}; rank {worst} printed:\n{shown}", pytrace=False)
+
+
+@contextmanager
+def _started(command: list[str], output: IO[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True)  # noqa: S603  # our own
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+    }

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distgnn.testing import run_on_ranks
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
+    run_on_ranks(Path(__file__).with_name("test_pyg_conforms.py"), world_size, timeout=300)
