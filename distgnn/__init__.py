@@ -40,9 +40,18 @@ from distgnn.errors import (
 if TYPE_CHECKING:
     from distgnn.hookspecs import hookimpl
     from distgnn.initial import initial_rows
-    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, InEdges, StateSpec, TensorStore, UpdateRule
+    from distgnn.protocols import (
+        Backend,
+        EmbeddingStore,
+        GraphStore,
+        InEdges,
+        StateSpec,
+        SupportsRanks,
+        TensorStore,
+        UpdateRule,
+    )
     from distgnn.registry import BackendInfo, get_backend, list_backends, use
-    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, TensorSpec
 
 __all__ = [
     "Backend",
@@ -68,12 +77,14 @@ __all__ = [
     "InEdges",
     "NameConflictError",
     "NonFiniteGradientError",
+    "PartitionBook",
     "PeerLostError",
     "RowsError",
     "SpecError",
     "StateSpec",
     "StoreClosedError",
     "StoreError",
+    "SupportsRanks",
     "TensorSpec",
     "TensorStore",
     "UnknownBackendError",
@@ -90,9 +101,18 @@ __all__ = [
 _LAZY = {
     "hookspecs": ("hookimpl",),
     "initial": ("initial_rows",),
-    "protocols": ("Backend", "EmbeddingStore", "GraphStore", "InEdges", "StateSpec", "TensorStore", "UpdateRule"),
+    "protocols": (
+        "Backend",
+        "EmbeddingStore",
+        "GraphStore",
+        "InEdges",
+        "StateSpec",
+        "SupportsRanks",
+        "TensorStore",
+        "UpdateRule",
+    ),
     "registry": ("BackendInfo", "get_backend", "list_backends", "use"),
-    "specs": ("EmbeddingSpec", "GraphSpec", "TensorSpec"),
+    "specs": ("EmbeddingSpec", "GraphSpec", "PartitionBook", "TensorSpec"),
 }
 
 

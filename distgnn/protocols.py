@@ -229,6 +229,21 @@ class GraphStore(Protocol):
 
 
 @runtime_checkable
+class SupportsRanks(Protocol):
+    """A backend whose stores are shared by several ranks. Without it, a backend is a world of its own process."""
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks share the stores."""
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A storage engine: opens stores by spec.
 
@@ -257,7 +272,7 @@ class Backend(Protocol):
 
         Raises:
             NameConflictError: The name is open with another spec; the text shows both.
-            SpecError: The backend has no rows of that dtype. It must have float32.
+            SpecError: The backend has no rows of that dtype. It must have float32 and int64.
             StoreClosedError: The backend is closed.
             PeerLostError: A peer is gone, or has not opened the store within the timeout.
         """

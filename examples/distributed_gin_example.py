@@ -21,6 +21,8 @@ def options() -> TrainConfig:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default=default.dataset, help="MUTAG, PROTEINS, Cora, ..., CustomLargeGraph")
     parser.add_argument("--backend", default=default.backend, help="where stores live; see: distgnn backends")
+    parser.add_argument("--ip_config", default=default.ip_config, help="cluster file: 'address rank' a line")
+    parser.add_argument("--rank", type=int, default=default.rank, help="this machine's rank in it")
     parser.add_argument("--hidden_channels", type=int, default=default.hidden_channels)
     parser.add_argument("--num_layers", type=int, default=default.num_layers)
     parser.add_argument("--batch_size", type=int, default=default.batch_size)

@@ -9,7 +9,14 @@ import typer
 from distgnn.train.config import MODELS, NORMS, SPARSE_OPTIMIZERS, TrainConfig
 
 _DEFAULT = TrainConfig()
-_DATA, _MODEL, _TRAINING, _OWN, _OUTPUT = "Data", "Model", "Training", "A graph of your own", "Output"
+_DATA, _MODEL, _CLUSTER, _TRAINING, _OWN, _OUTPUT = (
+    "Data",
+    "Model",
+    "Stores and ranks",
+    "Training",
+    "A graph of your own",
+    "Output",
+)
 
 
 def train(  # one local a command line option
@@ -31,21 +38,30 @@ def train(  # one local a command line option
     dropout: float = typer.Option(_DEFAULT.dropout, help="Dropout probability.", rich_help_panel=_MODEL),
     norm: str = typer.Option(
         None,
-        help=f"One of: {', '.join(NORMS)}.  [default: batch_norm on graph data, none on node data]",
+        help=f"One of: {', '.join(NORMS)}.  \\[default: batch_norm on graph data, none on node data]",
         rich_help_panel=_MODEL,
     ),
     backend: str = typer.Option(
-        _DEFAULT.backend, help="Where stores live; see: distgnn backends.", rich_help_panel=_MODEL
+        _DEFAULT.backend,
+        envvar="DISTGNN_BACKEND",
+        help="Where stores live; see: distgnn backends.",
+        rich_help_panel=_CLUSTER,
+    ),
+    ip_config: str = typer.Option(
+        None, help="Cluster file: 'address rank' a line. Not needed under torchrun.", rich_help_panel=_CLUSTER
+    ),
+    rank: int = typer.Option(
+        None, help="This machine's rank in it.  \\[default: found by its addresses]", rich_help_panel=_CLUSTER
     ),
     use_dist_embedding: bool = typer.Option(
         False, "--use-dist-embedding", help="Learn an embedding of each node.", rich_help_panel=_MODEL
     ),
-    embedding_dim: int = typer.Option(None, help="Its width.  [default: the features']", rich_help_panel=_MODEL),
+    embedding_dim: int = typer.Option(None, help="Its width.  \\[default: the features']", rich_help_panel=_MODEL),
     use_dist_edge_embedding: bool = typer.Option(
         False, "--use-dist-edge-embedding", help="With gine, learn an embedding of each edge.", rich_help_panel=_MODEL
     ),
     edge_embedding_dim: int = typer.Option(
-        None, help="Its width.  [default: the edge features']", rich_help_panel=_MODEL
+        None, help="Its width.  \\[default: the edge features']", rich_help_panel=_MODEL
     ),
     use_dist_tensor: bool = typer.Option(
         False, "--use-dist-tensor", help="Keep layer outputs in tensor stores.", rich_help_panel=_MODEL
@@ -54,7 +70,9 @@ def train(  # one local a command line option
     batch_size: int = typer.Option(_DEFAULT.batch_size, help="Graphs a batch.", rich_help_panel=_TRAINING),
     lr: float = typer.Option(_DEFAULT.lr, help="Learning rate of the layers (Adam).", rich_help_panel=_TRAINING),
     weight_decay: float = typer.Option(
-        None, help="L2 penalty of the layers.  [default: 0 on graph data, 5e-4 on node data]", rich_help_panel=_TRAINING
+        None,
+        help="L2 penalty of the layers.  \\[default: 0 on graph data, 5e-4 on node data]",
+        rich_help_panel=_TRAINING,
     ),
     sparse_optimizer: str = typer.Option(
         _DEFAULT.sparse_optimizer,
@@ -78,12 +96,12 @@ def train(  # one local a command line option
     features: str = typer.Option(None, help="Feature file, a row a node.", rich_help_panel=_OWN),
     labels: str = typer.Option(None, help="Label file.", rich_help_panel=_OWN),
     label_column: str = typer.Option(
-        None, help="Its column with the label.  [default: the last]", rich_help_panel=_OWN
+        None, help="Its column with the label.  \\[default: the last]", rich_help_panel=_OWN
     ),
     num_nodes: int = typer.Option(None, help="Number of nodes.", rich_help_panel=_OWN),
     num_edges: int = typer.Option(None, help="Number of edges of a generated graph.", rich_help_panel=_OWN),
     out: str = typer.Option(_DEFAULT.out, help="Folder of runs.", rich_help_panel=_OUTPUT),
-    name: str = typer.Option(None, help="Folder of this run within it.  [default: made up]", rich_help_panel=_OUTPUT),
+    name: str = typer.Option(None, help="Folder of this run within it.  \\[default: made up]", rich_help_panel=_OUTPUT),
     as_json: bool = typer.Option(
         False, "--json", help="Print the result as JSON, without progress.", rich_help_panel=_OUTPUT
     ),

@@ -20,6 +20,8 @@ class TrainConfig:
         dataset: A name that :func:`distgnn.data.load_dataset` knows.
         model: ``"gin"`` or ``"gine"``.
         backend: Where stores are opened.
+        ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
+        rank: This machine's rank in it; None finds it by this machine's addresses.
         epochs: Passes over the training data.
         batch_size: Graphs a batch; a node data set is one batch.
         hidden_channels: Width of the hidden layers.
@@ -56,6 +58,8 @@ class TrainConfig:
     dataset: str = "MUTAG"
     model: str = "gin"
     backend: str = "memory"
+    ip_config: str | None = None
+    rank: int | None = None
     epochs: int = 100
     batch_size: int = 32
     hidden_channels: int = 64

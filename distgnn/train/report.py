@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import matplotlib as mpl
 import numpy as np
@@ -32,19 +33,25 @@ from matplotlib import pyplot as plt  # the backend is chosen before
 class RunFolder:
     """The folder ``out/name`` of a run: ``config.json``, ``metrics.jsonl``, ``result.json`` and ``curve.png``.
 
-    A context manager: ``metrics.jsonl`` is open within, and every line reaches the file at once.
+    A context manager: ``metrics.jsonl`` is open within, and every line reaches the file at once. A run that ends before
+    its first epoch leaves no folder.
 
     Args:
         config: The run's options.
+        written: Whether this process writes it; of several ranks, one does.
 
     Raises:
         ConfigError: The folder cannot be made or written, or holds another run.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, written: bool = True) -> None:
+        self._metrics: TextIO | None = None
+        self._epochs = 0
         self._config = config
         made_up = f"{config.dataset}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(config.out) / (config.name or made_up)
+        if not written:
+            return
         for number in itertools.count(2):
             if config.name or not self.path.exists():
                 break
@@ -66,11 +73,16 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
+            if not self._epochs:
+                shutil.rmtree(self.path)
 
     def add(self, epoch: Epoch) -> None:
         """Write one line of metrics."""
-        self._metrics.write(json.dumps(epoch.as_dict()) + "\n")
+        self._epochs += 1
+        if self._metrics is not None:
+            self._metrics.write(json.dumps(epoch.as_dict()) + "\n")
 
     def finish(self, result: Result, dataset: LoadedDataset, console: Console) -> None:
         """Write the result and the curve, and print the table."""

@@ -7,19 +7,20 @@ from statistics import mean, pstdev
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from distgnn.data import load_dataset
 from distgnn.errors import ConfigError
+from distgnn.registry import use
 from distgnn.train.report import RunFolder
+from distgnn.train.session import Session, join_ip_config
 from distgnn.train.trial import Epoch, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from rich.console import Console
 
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
@@ -72,30 +73,49 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         DataError: The data set cannot be loaded.
         BackendError: The backend cannot be opened.
     """
+    if config.ip_config is not None:
+        join_ip_config(config.ip_config, config.rank)
     dataset = _load(config)
     trials = list(_trials(config, dataset))
-    with RunFolder(config) as folder, _progress(console) as progress:
-        task = progress.add_task("training", total=len(trials) * config.epochs, loss="", accuracy="", rate="")
-        history: list[list[Epoch]] = []
-        for number, (seed, split) in enumerate(trials):
-            trial = Trial(config, dataset, seed, split=split, number=number)
-            try:
-                history.append([])
-                for epoch in trial:
-                    history[-1].append(epoch)
-                    folder.add(epoch)
-                    progress.update(
-                        task,
-                        advance=1,
-                        loss=f"loss {epoch.loss:.3f}",
-                        accuracy=f"test {epoch.test:.1%}",
-                        rate=f"{epoch.rows_per_second:,.0f} rows/s",
-                    )
-            finally:
-                trial.close()
+    with use(config.backend) as backend:
+        session = Session(backend)
+        if not session.is_main:
+            console = Console(quiet=True)
+        with RunFolder(config, written=session.is_main) as folder, _progress(console) as progress:
+            history = _run(config, dataset, session, trials, folder, progress)
     result = _result(config, history, folder.path)
-    folder.finish(result, dataset, console)
+    if session.is_main:
+        folder.finish(result, dataset, console)
     return result
+
+
+def _run(
+    config: TrainConfig,
+    dataset: LoadedDataset,
+    session: Session,
+    trials: Sequence[tuple[int, dict[str, Sequence[int]] | None]],
+    folder: RunFolder,
+    progress: Progress,
+) -> list[list[Epoch]]:
+    task = progress.add_task("training", total=len(trials) * config.epochs, loss="", accuracy="", rate="")
+    history: list[list[Epoch]] = []
+    for number, (seed, split) in enumerate(trials):
+        trial = Trial(config, dataset, session, seed, split=split, number=number)
+        try:
+            history.append([])
+            for epoch in trial:
+                history[-1].append(epoch)
+                folder.add(epoch)
+                progress.update(
+                    task,
+                    advance=1,
+                    loss=f"loss {epoch.loss:.3f}",
+                    accuracy=f"test {epoch.test:.1%}",
+                    rate=f"{epoch.rows_per_second:,.0f} rows/s",
+                )
+        finally:
+            trial.close()
+    return history
 
 
 def _load(config: TrainConfig) -> LoadedDataset:

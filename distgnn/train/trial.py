@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch_geometric.loader import DataLoader
+from torch_geometric.data import Batch
 
 from distgnn.errors import ConfigError
 from distgnn.nn import DistributedGIN, DistributedGINE
@@ -18,11 +18,13 @@ from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, Spars
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from torch.nn import Module
     from torch_geometric.data import Data
 
     from distgnn.data import LoadedDataset
     from distgnn.optim import SparseOptimizer
     from distgnn.train.config import TrainConfig
+    from distgnn.train.session import Session
 
 _SPARSE: dict[str, Callable[..., SparseOptimizer]] = {
     "sgd": SparseSGD,
@@ -83,7 +85,6 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
         "embedding_dim": config.embedding_dim,
         "embedding_name": "node_embedding",
         "use_dist_tensor": config.use_dist_tensor,
-        "backend": config.backend,
     }
     sizes = (in_channels, config.hidden_channels, dataset.num_classes, config.num_layers)
     if config.model == "gin":
@@ -116,6 +117,7 @@ class Trial:
     Args:
         config: The run's options.
         dataset: The data.
+        session: The ranks that train together.
         seed: Seed of this trial.
         split: On a graph data set, positions of the graphs of ``"train"``, ``"test"`` and perhaps ``"val"``. A node
             data set has its split in its masks.
@@ -126,6 +128,7 @@ class Trial:
         self,
         config: TrainConfig,
         dataset: LoadedDataset,
+        session: Session,
         seed: int,
         *,
         split: Mapping[str, Sequence[int]] | None = None,
@@ -134,8 +137,11 @@ class Trial:
         torch.manual_seed(seed)
         self.number = number
         self.model = make_model(config, dataset)
+        self._session = session
         self._epochs = config.epochs
-        self._data = _Graphs(config, dataset, split, seed) if split else _Nodes(dataset)
+        self._data = _Graphs(config, dataset, session, split, seed) if split else _Nodes(dataset, session)
+        # Every rank normalizes over all graphs of a batch; of a node data set every rank has all nodes.
+        self._wrapped = session.wrap(self.model, sync_batch_norm=split is not None)
         weight_decay = config.weight_decay if config.weight_decay is not None else 0.0 if split else 5e-4
         self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=weight_decay)
         # The paper halves the rate every 50 epochs; a node data set, one batch an epoch, keeps it.
@@ -168,35 +174,42 @@ class Trial:
         """Close the trial's stores."""
         self.model.close()
 
-    def _train_epoch(self) -> tuple[float, float, int]:
+    def _train_epoch(self) -> tuple[float, float, float]:
         self.model.train()
-        losses, hits, targets, rows = 0.0, 0, 0, 0
-        for data, selected in self._data.batches("train"):
+        losses = hits = targets = rows = 0.0
+        for step in self._data.steps("train"):
             self._dense.zero_grad()
-            scores, labels = self._scores(data)[selected["train"]], data.y[selected["train"]]
-            loss = cross_entropy(scores, labels)
+            scores, labels = self._scores(self._wrapped, step.data)[step.mine], step.data.y[step.mine]
+            # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
+            loss = cross_entropy(scores, labels, reduction="sum") / step.targets
             loss.backward()  # type: ignore[no-untyped-call]
             self._dense.step()
             if self._sparse is not None:
                 self._sparse.step()
+            losses += float(loss.detach()) * step.targets
             hits += int((scores.argmax(dim=-1) == labels).sum())
-            losses += float(loss.detach()) * labels.numel()
             targets += labels.numel()
-            rows += data.num_nodes
+            rows += step.data.num_nodes
+        losses, hits, targets, rows = self._session.sum([losses, hits, targets, rows])
         return losses / targets, hits / targets, rows
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
         self.model.eval()
-        right: dict[str, list[Tensor]] = {}
-        for data, selected in self._data.batches("val", "test"):
-            hits = self._scores(data).argmax(dim=-1) == data.y
-            for part, selection in selected.items():
-                right.setdefault(part, []).append(hits[selection])
-        return {part: float(torch.cat(hits).float().mean()) for part, hits in right.items()}
+        accuracies = {}
+        for part in self._data.parts:
+            hits = targets = 0.0
+            for step in self._data.steps(part):
+                right = self._scores(self.model, step.data).argmax(dim=-1) == step.data.y
+                hits += int(right[step.mine].sum())
+                targets += right[step.mine].numel()
+            hits, targets = self._session.sum([hits, targets])
+            accuracies[part] = hits / targets
+        return accuracies
 
-    def _scores(self, data: Data) -> Tensor:
-        scores: Tensor = self.model(
+    @staticmethod
+    def _scores(model: Module, data: Data) -> Tensor:
+        scores: Tensor = model(
             data.x,
             data.edge_index,
             data.edge_attr,
@@ -208,41 +221,65 @@ class Trial:
         return scores
 
 
-Selection = Tensor | slice
+@dataclass(frozen=True)
+class _Step:
+    """A rank's part of a batch.
+
+    Args:
+        data: What the model is given.
+        mine: Which of its outputs this rank answers for: a slice or positions.
+        targets: Number of labels in the whole batch, over all ranks.
+    """
+
+    data: Data
+    mine: Tensor | slice
+    targets: int
 
 
 class _Graphs:
-    """Batches of graphs with a label each."""
+    """Batches of graphs with a label each; the graphs of a batch are dealt out to the ranks."""
 
     def __init__(
-        self, config: TrainConfig, dataset: LoadedDataset, split: Mapping[str, Sequence[int]], seed: int
+        self,
+        config: TrainConfig,
+        dataset: LoadedDataset,
+        session: Session,
+        split: Mapping[str, Sequence[int]],
+        seed: int,
     ) -> None:
-        order = torch.Generator().manual_seed(seed)
-        self._loaders = {
-            part: DataLoader(
-                [dataset.graphs[position] for position in positions],
-                batch_size=config.batch_size if part == "train" else _EVALUATION_BATCH,
-                shuffle=part == "train",
-                generator=order,
-            )
-            for part, positions in split.items()
-        }
+        self._graphs = dataset.graphs
+        self._session = session
+        self._split = split
+        self._batch_size = config.batch_size
+        self._order = torch.Generator().manual_seed(seed)
+        self.parts = [part for part in ("val", "test") if part in split]
 
-    def batches(self, *parts: str) -> Iterator[tuple[Data, dict[str, Selection]]]:
-        """Yield batches, each with what of it belongs to which part."""
-        for part in parts:
-            for batch in self._loaders.get(part, ()):
-                yield batch, {part: slice(None)}
+    def steps(self, part: str) -> Iterator[_Step]:
+        """Yield this rank's part of every batch, also where it is empty: all ranks make the same number of steps."""
+        positions = torch.tensor(self._split[part])
+        if part == "train":
+            positions = positions[torch.randperm(len(positions), generator=self._order)]
+        for batch in torch.split(positions, self._batch_size if part == "train" else _EVALUATION_BATCH):
+            mine = batch[self._session.rank :: self._session.world_size].tolist()
+            graphs = [self._graphs[position] for position in mine] or [self._empty()]
+            yield _Step(Batch.from_data_list(graphs), slice(len(mine)), len(batch))
+
+    def _empty(self) -> Data:
+        return self._graphs[0].subgraph(torch.empty(0, dtype=torch.int64))
 
 
 class _Nodes:
-    """One graph, whole, with a label a node."""
+    """One graph with a label a node. Every rank computes all of it and answers for its part of the labels."""
 
-    def __init__(self, dataset: LoadedDataset) -> None:
+    parts = ("val", "test")
+
+    def __init__(self, dataset: LoadedDataset, session: Session) -> None:
         self._graph = dataset.graph
+        self._session = session
         if self._graph.y is None:
             raise ConfigError(f"data set {dataset.name!r} has no labels to train on: give a label file")
 
-    def batches(self, *parts: str) -> Iterator[tuple[Data, dict[str, Selection]]]:
-        """Yield the graph, with the nodes that belong to each part."""
-        yield self._graph, {part: self._graph[f"{part}_mask"] for part in parts}
+    def steps(self, part: str) -> Iterator[_Step]:
+        """Yield the graph once."""
+        nodes = self._graph[f"{part}_mask"].nonzero().flatten()
+        yield _Step(self._graph, nodes[self._session.rank :: self._session.world_size], len(nodes))

@@ -11,3 +11,9 @@ from distgnn.testing import run_on_ranks
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
     run_on_ranks(Path(__file__).with_name("test_pyg_conforms.py"), world_size, timeout=300)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("file", ["test_pyg_trains_like_memory.py", "test_sync_batch_norm.py"])
+def test_several_ranks_train_like_one(file: str, world_size: int) -> None:
+    run_on_ranks(Path(__file__).with_name(file), world_size, timeout=200)

@@ -109,12 +109,13 @@ def test_every_store_of_a_run_is_closed_at_its_end() -> None:
 
 def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     from distgnn.data import load_dataset
+    from distgnn.train.session import Session
     from distgnn.train.trial import Trial, make_model
 
     dataset = load_dataset("MUTAG")
     config = TrainConfig(epochs=3, hidden_channels=8, num_layers=2, dropout=0.0, batch_size=188)
     split = {"train": list(range(100)), "test": list(range(100, 188))}
-    ours = [epoch.loss for epoch in Trial(config, dataset, 0, split=split)]
+    ours = [epoch.loss for epoch in Trial(config, dataset, Session(distgnn.get_backend()), 0, split=split)]
 
     torch.manual_seed(0)
     initial = make_model(config, dataset).state_dict()

@@ -31,6 +31,14 @@ class PygBackend:
         self._buffer_bytes = buffer_bytes
         self._stores: dict[str, PygEmbeddingStore | PygTensorStore | PygGraphStore] = {}
 
+    @property
+    def rank(self) -> int:
+        return self._ranks.rank if self._ranks is not None else 0
+
+    @property
+    def world_size(self) -> int:
+        return self._ranks.size if self._ranks is not None else 1
+
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._attached(spec, PygEmbeddingStore)
         return store or self._keep(PygEmbeddingStore(spec, *self._placed(spec.num_embeddings)))
