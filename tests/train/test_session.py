@@ -74,7 +74,7 @@ def test_no_text_gets_another_error(text: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused(ip_config: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: .*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*No such file"):
         read_ip_config(ip_config)
     ip_config.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
