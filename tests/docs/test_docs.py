@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = ("distgnn", "distgnn.nn", "distgnn.optim", "distgnn.data", "distgnn.testing")
+MODULES = ("distgnn", "distgnn.nn", "distgnn.optim", "distgnn.graph", "distgnn.data", "distgnn.testing")
 RUNS = "<!-- runs in the tests, with 2 epochs -->"
 WARNINGS = ("-Werror", "-Wignore:`torch.jit.script` is deprecated:DeprecationWarning")  # the latter is PyG's
 COMMANDS: Any = typer.main.get_command(app)
