@@ -105,7 +105,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
             **options,
         )
     model.set_num_embeddings(
-        num_nodes=dataset.num_nodes if config.use_dist_embedding else None,
+        num_nodes=dataset.num_nodes if config.use_dist_embedding or config.use_dist_tensor else None,
         num_edges=dataset.num_edges if config.use_dist_edge_embedding else None,
     )
     return model

@@ -162,7 +162,7 @@ class DistributedGIN(Module):
 
         Without this call the first forward sizes them by the largest ids that it is given, and warns.
         """
-        self._num_nodes = num_nodes
+        self._num_nodes = num_nodes or self._num_nodes
         if self.node_features is not None or not self.activations:
             set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
         set_num_embeddings(self._edge_features(), num_edges, "use_dist_edge_embedding")
