@@ -10,15 +10,19 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Linear, Module
 
 from distgnn.errors import EmbeddingSizeError, GraphInputError, IdsError, StoreError
 from distgnn.optim.rows import sum_by_id
+from distgnn.protocols import SupportsRanks
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec, TensorSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distgnn.protocols import Backend, EmbeddingStore, TensorStore
 
 _numbers: dict[str, itertools.count[int]] = {}
@@ -44,8 +48,8 @@ class StoredEmbedding(Module):
         dtype (torch.dtype): Type of the rows. (default: :obj:`torch.float32`)
         backend (str or Backend, optional): Where the store is opened; with :obj:`None`, in the backend in use when it
             is first needed. (default: :obj:`None`)
-        seed (int, optional): Seed of the initial rows; with :obj:`None`, that of :func:`torch.manual_seed`, which
-            must then be the same on every rank. (default: :obj:`None`)
+        seed (int, optional): Seed of the initial rows; with :obj:`None`, that of :func:`torch.manual_seed` on rank 0.
+            (default: :obj:`None`)
         std (float): Standard deviation of the initial rows. (default: :obj:`1.0`)
 
     Shapes:
@@ -82,7 +86,7 @@ class StoredEmbedding(Module):
     def reset_parameters(self) -> None:
         """Close the store, if this module has opened it, and let its rows start anew from the seed of now."""
         self.close()
-        self._seed = torch.initial_seed() if self.seed is None else self.seed
+        self._seed = torch.initial_seed() % 2**63 if self.seed is None else self.seed
 
     def close(self) -> None:
         """Close the store, if this module has opened it: its next forward starts from initial rows.
@@ -111,7 +115,10 @@ class StoredEmbedding(Module):
     def open_store(self) -> EmbeddingStore | None:
         """Return the store, opening it at the first call, or :obj:`None` while its size is not known."""
         if self._store is None and self.num_embeddings is not None:
-            self._store = _resolve(self.backend).open_embedding(self._spec(self.num_embeddings))
+            backend = _resolve(self.backend)
+            if self.seed is None:
+                self._seed = _over_ranks(backend, self._seed, dist.broadcast, 0)
+            self._store = backend.open_embedding(self._spec(self.num_embeddings))
         return self._store
 
     def take_gradients(self) -> tuple[Tensor, Tensor]:
@@ -132,7 +139,7 @@ class StoredEmbedding(Module):
         flat = ids.reshape(-1).long()
         self._device = flat.device
         if self.num_embeddings is None:
-            self.num_embeddings = _size_from(flat, self.name)
+            self.num_embeddings = _size_from(flat, self.name, _resolve(self.backend))
         store = self.open_store()
         assert store is not None
         rows: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
@@ -299,13 +306,20 @@ def _resolve(backend: str | Backend | None) -> Backend:
     return get_backend(backend) if backend is None or isinstance(backend, str) else backend
 
 
-def _size_from(ids: Tensor, name: str) -> int:
+def _over_ranks(backend: Backend, number: int, collective: Callable[..., object], how: object) -> int:
+    """Agree on a number with the ranks that share the backend's stores."""
+    if isinstance(backend, SupportsRanks) and backend.world_size > 1 and dist.is_initialized():
+        agreed = torch.tensor(number)
+        collective(agreed, how)
+        return int(agreed)
+    return number
+
+
+def _size_from(ids: Tensor, name: str, backend: Backend) -> int:
     if ids.numel() and int(ids.min()) < 0:
         raise EmbeddingSizeError(f"embedding store {name!r}: id {int(ids.min())} is negative; ids go from 0")
-    largest = ids.max() if ids.numel() else torch.tensor(-1)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    size = int(largest) + 1
+    largest = int(ids.max()) if ids.numel() else -1
+    size = _over_ranks(backend, largest, dist.all_reduce, dist.ReduceOp.MAX) + 1
     if size == 0:
         raise StoreError(
             f"embedding store {name!r}: the first forward has no ids to size it by; call set_num_embeddings(...) first"
