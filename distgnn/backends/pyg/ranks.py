@@ -5,26 +5,23 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from concurrent.futures import Future, wait
 from datetime import timedelta
-from threading import Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 
+from distgnn.backends.pyg.meeting import find_job, first_line, listed, meet, within
 from distgnn.errors import CallOrderError, PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-_T = TypeVar("_T")
 _TEXT_BYTES = 1024
 _GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
-_CHECKPOINT = "the job cannot go on: start it again from its last checkpoint"
 _opened = itertools.count(1)  # every rank opens the same groups in the same order
 
 
@@ -54,18 +51,20 @@ class Ranks:
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if self.size == 1:
             return
-        # The store of the rendezvous outlives the group; it has no public name.
-        store = distributed_c10d._get_default_store() if dist.is_initialized() else self._rendezvous()  # noqa: SLF001
-        self._store = PrefixStore(f"distgnn/{next(_opened)}", store)
-        self._meet()
-        limit = timedelta(seconds=timeout)
+        if dist.is_initialized():
+            store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
+        else:
+            store, self.rank = find_job(self.size, timeout)
+        # It outlives the group, and tells who is alive after a failure.
+        self._store = meet(PrefixStore(f"distgnn/{next(_opened)}", store), self.rank, self.size, timeout)
         try:
-            if not dist.is_initialized():
-                dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=limit)
-            self._group = dist.new_group(backend="gloo", timeout=limit)
-        except RuntimeError as error:
-            advice = "if they are on several hosts, name the network between them, as in GLOO_SOCKET_IFNAME=eth0"
-            raise self._lost("connecting the ranks to each other", error, advice=advice) from error
+            self._group = within(timeout, self._connected)
+        except (RuntimeError, TimeoutError) as error:
+            raise PeerLostError(
+                f"rank {self.rank} has met the other ranks, {self.size} in all, but cannot connect to each of them in "
+                f"{timeout:g} s: if they are on several hosts, name the network interface between them, as in "
+                f"GLOO_SOCKET_IFNAME=eth0 ({first_line(error)})"
+            ) from error
 
     def exchange(self, send: Tensor, counts_out: Sequence[int], counts_in: Sequence[int], call: str) -> Tensor:
         """Send rows to every rank and receive from every rank.
@@ -128,93 +127,47 @@ class Ranks:
             dist.destroy_process_group(self._group)
         self._group = None
 
-    def _rendezvous(self) -> dist.Store:
-        """Reach the store that rank 0, or torchrun, keeps for the job."""
+    def _connected(self) -> dist.ProcessGroup:
         limit = timedelta(seconds=self._timeout)
-        try:
-            # With a world size of 1 torch waits for nobody; _meet() does, and says who is missing.
-            store, self.rank, _ = _within(
-                self._timeout, lambda: next(dist.rendezvous("env://?world_size=1", timeout=limit))
-            )
-        except (RuntimeError, TimeoutError) as error:
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise PeerLostError(
-                f"rank {os.environ['RANK']} of {self.size} found no job at MASTER_ADDR:MASTER_PORT, which is {address}, "
-                f"in {self._timeout:g} s: start rank 0, or torchrun, on that machine, with a port that is free there and "
-                f"that no firewall closes ({_first_line(error)})"
-            ) from error
-        return store
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=limit)
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=limit)
+        return group
 
-    def _meet(self) -> None:
-        missing = self._missing("start", self._timeout)
-        if missing:
-            raise PeerLostError(
-                f"{self.size - len(missing)} of {self.size} ranks came to the start of the job in {self._timeout:g} s, "
-                f"without {_ranks(missing)}: start {self.size} processes, or give them more time with timeout=..."
-            )
-
-    def _lost(
-        self, call: str, error: RuntimeError, waited: float = 0.0, *, advice: str = _CHECKPOINT
-    ) -> PeerLostError:
+    def _lost(self, call: str, error: RuntimeError, waited: float) -> PeerLostError:
         """Find out which ranks are gone: those that do not say in time that they noticed the failure too."""
-        missing = self._missing("failure", _GRACE)
+        missing = self._missing()
         # Ranks that wait as long cut each other off, so that only the first reads of a timeout in its error.
         what = f"silent for {self._timeout:g} s" if waited > 0.9 * self._timeout else "gone"
         if not missing:
             who = "no rank is gone, but a connection broke or a rank was silent for too long"
         elif len(missing) == 1:
-            who = f"{_ranks(missing)} is {what}"
+            who = f"{listed(missing)} is {what}"
         else:
-            who = f"one or more of {_ranks(missing)} are {what}"
-        self._failure = f"{who}, noticed by rank {self.rank} in {call}; {advice} ({_first_line(error)})"
+            who = f"one or more of {listed(missing)} are {what}"
+        self._failure = (
+            f"{who}, noticed by rank {self.rank} in {call}; the job cannot go on: start it again from its last "
+            f"checkpoint ({first_line(error)})"
+        )
         return PeerLostError(self._failure)
 
-    def _missing(self, event: str, seconds: float) -> list[int]:
-        """Tell the other ranks that this one has come to ``event``, and which of them do not in ``seconds``."""
+    def _missing(self) -> list[int]:
+        """Tell the other ranks that this one has noticed a failure, and return those that do not say so soon."""
         missing = [rank for rank in range(self.size) if rank != self.rank]
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + _GRACE
 
         def look() -> None:
-            self._store.set(f"{event}/{self.rank}", "here")
+            self._store.set(f"failure/{self.rank}", "noticed")
             while missing and time.monotonic() < deadline:
-                if self._store.check([f"{event}/{missing[0]}"]):
+                if self._store.check([f"failure/{missing[0]}"]):
                     del missing[0]
                 else:
                     missing.append(missing.pop(0))
-                    time.sleep(0.02)
+                    time.sleep(0.01)
 
         try:
-            _within(seconds + 1, look)
+            within(_GRACE + 1, look)
         except (RuntimeError, TimeoutError):
             # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
             return [0] if 0 in missing else sorted(missing)
         return sorted(missing)
-
-
-def _within(seconds: float, ask: Callable[[], _T]) -> _T:
-    """Return what ``ask`` returns, in a thread: some calls of torch wait without end for a host that is cut off.
-
-    Raises:
-        TimeoutError: It has not returned in time; the thread is left behind.
-    """
-    answer: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except BaseException as error:  # noqa: BLE001  # raised again by whoever waits
-            answer.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    wait([answer], seconds)
-    if not answer.done():
-        raise TimeoutError(f"no answer in {seconds:g} s")
-    return answer.result()
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

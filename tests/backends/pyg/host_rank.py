@@ -1,0 +1,63 @@
+"""What a rank does in ``test_pyg_two_hosts``: run as ``python host_rank.py WHAT``."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+
+import torch
+
+from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
+from distgnn.backends.memory import MemoryBackend
+from distgnn.backends.pyg import PygBackend
+from distgnn.optim import Adam
+
+
+def compare(backend: PygBackend) -> None:
+    """Call every store once with each rank's own numbers, and the memory backend with those of both."""
+    memory = MemoryBackend()
+    mine = slice(backend.rank, None, 2)
+    numbers = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 50_000, (20_000,), generator=numbers)
+    rows = torch.randint(-8, 9, (20_000, 32), generator=numbers) / 8
+
+    spec = EmbeddingSpec("words", 50_000, 32)
+    table, expected_table = backend.open_embedding(spec), memory.open_embedding(spec)
+    for _ in range(3):
+        table.apply_gradients(ids[mine], rows[mine], Adam(lr=0.1))
+        expected_table.apply_gradients(ids, rows, Adam(lr=0.1))
+    torch.testing.assert_close(table.lookup(ids[mine]), expected_table.lookup(ids[mine]), rtol=1e-5, atol=1e-5)
+
+    layer = TensorSpec("layer", (50_000, 32))
+    tensor, expected_tensor = backend.open_tensor(layer), memory.open_tensor(layer)
+    tensor.write(ids[mine], rows[mine], accumulate=True)
+    expected_tensor.write(ids, rows, accumulate=True)
+    assert torch.equal(tensor.read(ids[mine]), expected_tensor.read(ids[mine]))
+
+    edges = torch.randint(0, 50_000, (2, 200_000), generator=numbers)
+    shape = GraphSpec("graph", 50_000, 200_000)
+    graph, expected_graph = backend.open_graph(shape, edges), memory.open_graph(shape, edges)
+    got, expected = graph.in_neighbors(ids[mine], 3, seed=1), expected_graph.in_neighbors(ids[mine], 3, seed=1)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+def lookups(backend: PygBackend) -> None:
+    store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
+    for done in range(10**9):
+        store.lookup(torch.randint(0, 1000, (500,)))
+        if done == 20:
+            sys.stdout.write("working\n")
+
+
+def main() -> None:
+    faulthandler.dump_traceback_later(60, exit=True)
+    backend = PygBackend(timeout=4)
+    try:
+        {"compare": compare, "lookups": lookups}[sys.argv[1]](backend)
+    finally:
+        backend.close()
+        sys.stdout.write("closed\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Two hosts, as two network namespaces with one cable between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.backends.pyg.conftest import Job, StartJob
+
+SCRIPT = "host_rank.py"
+CABLE = "cable"
+
+
+class Hosts(NamedTuple):
+    names: tuple[str, str]
+    start_job: StartJob
+
+    def start(self, what: str, *, interface: str = CABLE) -> Job:
+        return self.start_job(
+            SCRIPT,
+            what,
+            world_size=2,
+            hosts=[["ip", "netns", "exec", name] for name in self.names],
+            MASTER_ADDR="10.77.0.1",
+            MASTER_PORT="29500",
+            GLOO_SOCKET_IFNAME=interface,
+        )
+
+
+@pytest.fixture
+def hosts(start_job: StartJob, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    names = (f"distgnn-{os.getpid()}-0", f"distgnn-{os.getpid()}-1")
+    with ExitStack() as stack:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+                stack.callback(ip, "netns", "delete", name)
+            ip("-n", names[0], "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", names[1])
+            for number, name in enumerate(names, start=1):
+                ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", CABLE)
+                ip("-n", name, "link", "set", CABLE, "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", b"").decode().strip() or error
+            pytest.skip(f"two hosts need root and iproute2: {reason}")
+        yield Hosts(names, start_job)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def test_two_hosts_hold_what_one_process_holds(hosts: Hosts) -> None:
+    job = hosts.start("compare")
+    assert job.codes(timeout=40) == [0, 0], job.last_error(0) + job.last_error(1)
+
+
+def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts) -> None:
+    job = hosts.start("lookups")
+    job.wait_for("working")
+    ip("-n", hosts.names[1], "link", "set", CABLE, "down")
+    assert job.codes(timeout=4 + 6) == [1, 1]
+    for rank, other in ((0, 1), (1, 0)):
+        assert job.last_error(rank).startswith(
+            f"PeerLostError: rank {other} is silent for 4 s, noticed by rank {rank} in lookup of embedding store"
+        )
+        assert "closed" in job.output(rank)
+
+
+def test_hosts_that_meet_but_cannot_connect_read_what_to_set(hosts: Hosts) -> None:
+    job = hosts.start("compare", interface="lo")
+    assert job.codes(timeout=20) == [1, 1]
+    for rank in (0, 1):
+        error = job.last_error(rank)
+        assert error.startswith(f"PeerLostError: rank {rank} has met the other ranks, 2 in all, but cannot connect")
+        assert "GLOO_SOCKET_IFNAME=eth0" in error
