@@ -15,7 +15,13 @@ def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
 
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize(
-    "file", ["test_pyg_trains_like_memory.py", "test_sync_batch_norm.py", "test_pyg_stored_embedding.py"]
+    "file",
+    [
+        "test_pyg_listens.py",
+        "test_pyg_stored_embedding.py",
+        "test_pyg_trains_like_memory.py",
+        "test_sync_batch_norm.py",
+    ],
 )
-def test_several_ranks_train_like_one(file: str, world_size: int) -> None:
+def test_the_tests_of_one_rank_pass_on_several(file: str, world_size: int) -> None:
     run_on_ranks(Path(__file__).with_name(file), world_size, timeout=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from concurrent.futures import Future, wait
@@ -10,7 +11,7 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # it is there
 from torch.distributed.rendezvous import rendezvous
 
 from distgnn.errors import PeerLostError
@@ -26,21 +27,31 @@ _T = TypeVar("_T")
 def find_job(size: int, timeout: float) -> tuple[Store, int]:
     """Reach the store that rank 0, or torchrun, keeps for the job; return it and this process's rank.
 
+    Rank 0 waits at ``MASTER_ADDR`` and at no other address of its machine; torch's own store would listen on all.
+
     Raises:
         PeerLostError: It is not where the environment variables say.
     """
     limit = timedelta(seconds=timeout)
-    try:
+
+    def reach() -> tuple[Store, int]:
+        if os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            listener = socket.create_server((host, port)).detach()
+            return TCPStore(host, port, None, True, limit, wait_for_workers=False, master_listen_fd=listener), 0
         # With a world size of 1 torch waits for nobody; meet() does, and says who is missing.
-        store, rank, _ = within(timeout, lambda: next(rendezvous("env://?world_size=1", timeout=limit)))
-    except (RuntimeError, TimeoutError) as error:
+        store, rank, _ = next(rendezvous("env://?world_size=1", timeout=limit))
+        return store, rank
+
+    try:
+        return within(timeout, reach)
+    except (OSError, RuntimeError, TimeoutError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise PeerLostError(
             f"rank {os.environ['RANK']} of {size} found no job at {address}, its MASTER_ADDR:MASTER_PORT, in "
             f"{timeout:g} s: start rank 0, or torchrun, on that machine, with a port that is free and open there "
             f"({first_line(error)})"
         ) from error
-    return store, rank
 
 
 def meet(store: Store, rank: int, size: int, timeout: float) -> PrefixStore:

@@ -82,7 +82,7 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
     assert headless.last_error(1).startswith(
         "PeerLostError: rank 1 of 2 found no job at 127.0.0.1:9, its MASTER_ADDR:MASTER_PORT, in 4 s: start rank 0"
     )
-    assert "address already in use" in misled.last_error(0)
+    assert "Address already in use" in misled.last_error(0)
     assert headless.output(1) == misled.output(1) == "starting\nwaited 4 s\n"
     for rank in (0, 1):
         assert incomplete.last_error(rank).startswith(
