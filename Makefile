@@ -24,7 +24,7 @@ demo: $(VENV)/demo  ## Make the environment and train a GIN on MUTAG.
 	$(BIN)/distgnn train --dataset MUTAG --epochs 100
 
 test: $(VENV)/dev lint  ## Make the environment, lint, type-check and run the tests.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev  ## Check style, types and the import rules.
 	$(BIN)/ruff check

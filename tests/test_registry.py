@@ -93,6 +93,7 @@ def test_a_working_plugin_is_listed_and_chosen(install: Install) -> None:
     install("good", working("good"))
     assert [(info.name, info.source, info.available, info.reason) for info in distgnn.list_backends()] == [
         ("memory", f"distgnn {distgnn.__version__}", True, ""),
+        ("pyg", f"distgnn {distgnn.__version__}", True, ""),
         ("good", "distgnn-good 1.0", True, ""),
     ]
     with distgnn.use("good", port=7) as backend:
@@ -104,7 +105,7 @@ def test_a_working_plugin_is_listed_and_chosen(install: Install) -> None:
 def test_listing_imports_no_plugin(install: Install) -> None:
     install("good", working("good"))
     install("slow", "raise SystemExit('imported')")
-    assert len(distgnn.list_backends()) == 3
+    assert len(distgnn.list_backends()) == 4
     assert not [module for module in sys.modules if module.startswith("fake_")]
 
 
@@ -117,7 +118,7 @@ def test_choosing_one_imports_no_other(install: Install) -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_a_command(install: Install) -> None:
     install("good", working("good"))
-    words = "no backend is called 'godo'; known here: memory, good. .* pip install distgnn-godo"
+    words = "no backend is called 'godo'; known here: memory, pyg, good. .* pip install distgnn-godo"
     with pytest.raises(distgnn.UnknownBackendError, match=words):
         distgnn.use("godo")
 
@@ -243,7 +244,7 @@ def test_a_built_in_name_cannot_be_taken_over(install: Install) -> None:
 def test_plugins_can_be_turned_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("good", working("good"))
     monkeypatch.setenv("DISTGNN_DISABLE_PLUGINS", "1")
-    assert [info.name for info in distgnn.list_backends()] == ["memory"]
+    assert [info.name for info in distgnn.list_backends()] == ["memory", "pyg"]
     with pytest.raises(distgnn.UnknownBackendError, match="Plugins are turned off by DISTGNN_DISABLE_PLUGINS=1"):
         distgnn.use("good")
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 
 
+def _fetch(router: Router, shard: EmbeddingShard | TensorShard, ids: Tensor, call: str) -> Tensor:
+    """Fetch each row once from its owner, and deal it out to everybody in this rank who asked."""
+    distinct, slots = torch.unique(ids, return_inverse=True)
+    route = router.send_ids(distinct, call)
+    return router.return_rows(route, shard.gather(route.positions), call).index_select(0, slots)
+
+
 class PygEmbeddingStore:
     """A table in ranges."""
 
@@ -40,10 +47,7 @@ class PygEmbeddingStore:
         call = f"lookup of embedding store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        distinct, slots = torch.unique(ids, return_inverse=True)
-        route = self._router.send_ids(distinct, call)
-        rows = self._router.return_rows(route, self._shard.gather(route.positions), call)
-        return rows.index_select(0, slots)
+        return _fetch(self._router, self._shard, ids, call)
 
     @torch.no_grad()
     def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
@@ -82,10 +86,7 @@ class PygTensorStore:
         call = f"read of tensor store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        distinct, slots = torch.unique(ids, return_inverse=True)
-        route = self._router.send_ids(distinct, call)
-        rows = self._router.return_rows(route, self._shard.gather(route.positions), call)
-        return rows.index_select(0, slots)
+        return _fetch(self._router, self._shard, ids, call)
 
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:

@@ -39,7 +39,6 @@ EMBEDDING_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TENSOR_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
 SIZES = (1, 2, 3, 5, 64, 1000)  # fewer rows than ranks, too
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (5,), (3, 4), (100,))  # the last is wider than the small buffer
-TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3}  # one step of the type: the addition's order may round
 
 
 class Cases:
@@ -120,8 +119,7 @@ class Cases:
 
     @staticmethod
     def same(got: Tensor, expected: Tensor) -> None:
-        tolerance = TOLERANCE.get(got.dtype, 1e-5)
-        assert_close(got, expected, rtol=tolerance, atol=tolerance)
+        assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> None:

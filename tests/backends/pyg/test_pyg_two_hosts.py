@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,11 +67,13 @@ def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts) -> None:
     job = hosts.start("lookups")
     job.wait_for("working")
     ip("-n", hosts.names[1], "link", "set", CABLE, "down")
-    assert job.codes(timeout=4 + 6) == [1, 1]
+    assert job.codes(timeout=15) == [1, 1]
     for rank, other in ((0, 1), (1, 0)):
-        assert job.last_error(rank).startswith(
-            f"PeerLostError: rank {other} is silent for 4 s, noticed by rank {rank} in lookup of embedding store"
-        )
+        # The host whose interface is down may be told so at once.
+        assert re.match(
+            rf"PeerLostError: rank {other} is (silent for 4 s|gone), noticed by rank {rank} in lookup of embedding store",
+            job.last_error(rank),
+        ), job.errors(rank)
         assert "closed" in job.output(rank)
 
 
