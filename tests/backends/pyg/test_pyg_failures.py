@@ -76,7 +76,7 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
         port = stranger.getsockname()[1]
-        incomplete = start_job(SCRIPT, "start", "4", world_size=3, present=[0, 1])
+        incomplete = start_job(SCRIPT, "start", "6", world_size=3, present=[0, 1])
         headless = start_job(SCRIPT, "start", "4", world_size=2, present=[1], MASTER_PORT="9")
         misled = start_job(SCRIPT, "start", "4", world_size=2, MASTER_PORT=str(port))
         assert [job.codes(timeout=30) for job in (incomplete, headless, misled)] == [[1, 1], [1], [1, 1]]
@@ -87,7 +87,7 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
     assert headless.output(1) == misled.output(1) == "starting\nwaited 4 s\n"
     for rank in (0, 1):
         assert incomplete.last_error(rank).startswith(
-            "PeerLostError: 2 of 3 ranks came to the start of the job in 4 s, without rank 2: start 3 processes"
+            "PeerLostError: 2 of 3 ranks came to the start of the job in 6 s, without rank 2: start 3 processes"
         )
         assert misled.last_error(rank).startswith(f"PeerLostError: rank {rank} of 2 found no job at 127.0.0.1:{port}")
 

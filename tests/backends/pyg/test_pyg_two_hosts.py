@@ -76,7 +76,7 @@ def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts) -> None:
 
 
 def test_hosts_that_meet_but_cannot_connect_read_what_to_set(hosts: Hosts) -> None:
-    job = hosts.start("compare", interface="lo")
+    job = hosts.start("start", interface="lo")
     assert job.codes(timeout=20) == [1, 1]
     for rank in (0, 1):
         error = job.last_error(rank)
