@@ -54,6 +54,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
     job = start_job(SCRIPT, "disagreements", "10", world_size=3, DISTGNN_DEBUG="1")
     assert job.codes(timeout=30) == [1, 1, 1]
     for rank in range(3):
+        assert "NameConflictError: " in job.output(rank), job.errors(rank)
         refused = job.output(rank).splitlines()[1]
         assert refused.startswith("NameConflictError: ranks open different stores at once: rank ")
         assert "embedding_dim=16" in refused
