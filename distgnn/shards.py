@@ -12,7 +12,7 @@ import torch
 
 from distgnn.errors import StoreClosedError
 from distgnn.initial import initial_rows
-from distgnn.optim.rows import accumulation_dtype, new_state, sum_by_id, update_rows
+from distgnn.optim.rows import accumulation_dtype, group_by_id, new_state, put_rows, sum_by_id, take_rows, update_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ class EmbeddingShard:
 
     def gather(self, positions: Tensor) -> Tensor:
         """Copy rows ``[K, D]``."""
-        return opened(self._rows, self.spec).index_select(0, positions)
+        return take_rows(opened(self._rows, self.spec), positions)
 
     @torch.no_grad()
     def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
@@ -50,8 +50,7 @@ class EmbeddingShard:
         if kind not in self._state:
             self._state[kind] = new_state(rule, rows.size(0), rows.size(1), self._device)
         self._steps[kind] = self._steps.get(kind, 0) + 1
-        sums = sum_by_id(positions, gradients.to(accumulation_dtype(rows.dtype)))
-        update_rows(rows, self._state[kind], *sums, rule, self._steps[kind])
+        update_rows(rows, self._state[kind], positions, gradients, rule, self._steps[kind])
 
     @property
     def closed(self) -> bool:
@@ -90,22 +89,21 @@ class TensorShard:
 
     def gather(self, positions: Tensor) -> Tensor:
         """Copy rows ``[K, ...]``."""
-        return opened(self._values, self.spec).index_select(0, positions)
+        return take_rows(opened(self._values, self.spec), positions)
 
     @torch.no_grad()
     def replace(self, positions: Tensor, values: Tensor) -> None:
         """Write rows ``[K, ...]``; of several values for a row the last one stays."""
-        # index_copy_ may run in threads: each row must be named once.
         distinct, last = last_of_each(positions)
-        opened(self._values, self.spec).index_copy_(0, distinct, values.index_select(0, last))
+        put_rows(opened(self._values, self.spec), distinct, take_rows(values, last))
 
     @torch.no_grad()
     def add(self, positions: Tensor, values: Tensor) -> None:
         """Add to rows ``[K, ...]``, the 16-bit floats in float32."""
         stored = opened(self._values, self.spec)
         distinct, sums = sum_by_id(positions, values)
-        rows = stored.index_select(0, distinct).to(accumulation_dtype(stored.dtype))
-        stored.index_copy_(0, distinct, rows.add_(sums).to(stored.dtype))
+        rows = take_rows(stored, distinct).to(accumulation_dtype(stored.dtype))
+        put_rows(stored, distinct, rows.add_(sums).to(stored.dtype))
 
     @property
     def closed(self) -> bool:
@@ -212,10 +210,9 @@ class GraphShard:
 
 def last_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct ids, ascending, ``[U]``, and where each stands last, ``[U]``."""
-    distinct, slots = torch.unique(ids, return_inverse=True)
-    last = torch.zeros_like(distinct)
-    last.scatter_reduce_(0, slots, torch.arange(ids.numel(), device=ids.device), "amax")
-    return distinct, last
+    distinct, order, starts = group_by_id(ids)
+    ends = torch.cat([starts[1:], starts.new_full((min(1, ids.numel()),), ids.numel())])
+    return distinct, order.index_select(0, ends - 1)
 
 
 def opened(content: Tensor | None, spec: Spec) -> Tensor:

@@ -128,6 +128,8 @@ class StoredEmbedding(Module):
             return empty, torch.empty(0, self.embedding_dim, dtype=self.dtype, device=self._device)
         ids, gradients = zip(*self._gradients, strict=True)
         self._gradients.clear()
+        if len(ids) == 1:
+            return ids[0], gradients[0].to(self.dtype)
         wide = self.dtype if len({rows.dtype for rows in gradients}) == 1 else torch.float32
         return torch.cat(ids), torch.cat([rows.to(wide) for rows in gradients])
 

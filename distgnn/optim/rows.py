@@ -1,9 +1,16 @@
-"""Applying an update rule to rows that this process holds: what a backend calls on the owner of the rows."""
+"""Moving rows, summing them by id, and applying an update rule to them: what a backend calls on the owner of the rows.
+
+A step of an optimizer on rows at random places is bound by memory. So rows are moved as opaque items, with numpy, which
+does that at several times the speed of torch's indexing; duplicates are found by one sort of ids with their positions
+in the low bits; and the arithmetic runs on so many rows at a time as the cache holds, between one read and one write
+of each row and its state.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -13,21 +20,89 @@ if TYPE_CHECKING:
 
     from distgnn.protocols import UpdateRule
 
+_CHUNK_ELEMENTS = 1 << 17  # of rows, and of each state: 512 KiB
+
+
+def take_rows(rows: Tensor, ids: Tensor) -> Tensor:
+    """Copy rows.
+
+    Args:
+        rows: ``[N, ...]``.
+        ids: ``[K]`` int64 in ``[0, N)``; not checked.
+
+    Returns:
+        ``[K, ...]``.
+    """
+    if not _movable(rows):
+        return rows.index_select(0, ids)
+    taken = rows.new_empty(ids.numel(), *rows.shape[1:])
+    if taken.numel():
+        np.take(_items(rows.contiguous()), ids.numpy(), out=_items(taken), mode="clip")  # other modes copy once more
+    return taken
+
+
+def put_rows(rows: Tensor, ids: Tensor, values: Tensor) -> None:
+    """Overwrite rows, in place.
+
+    Args:
+        rows: ``[N, ...]``, contiguous.
+        ids: ``[K]`` int64 in ``[0, N)``, each once; not checked.
+        values: ``[K, ...]`` of the rows' type.
+    """
+    if not _movable(rows):
+        rows.index_copy_(0, ids, values)
+    elif values.numel():
+        np.put(_items(rows), ids.numpy(), _items(values.contiguous()), mode="clip")
+
+
+def group_by_id(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find equal ids.
+
+    Args:
+        ids: ``[K]`` int64, none negative.
+
+    Returns:
+        The distinct ids, ascending, ``[U]``; an order of the positions ``[K]`` in which equal ids are neighbours and
+        stay as they came; and where each id's positions begin in it, ``[U]``.
+    """
+    count = ids.numel()
+    bits = max(count - 1, 1).bit_length()
+    if count == 0:
+        return ids, ids, ids
+    if ids.device.type == "cpu" and int(ids.max()) < 1 << 63 - bits:
+        keys = ids.numpy() << bits
+        keys |= np.arange(count)
+        keys.sort()
+        order = torch.from_numpy(keys & (1 << bits) - 1)
+        ordered = torch.from_numpy(keys >> bits)
+    else:
+        ordered, order = torch.sort(ids, stable=True)
+    begins = torch.ones(count, dtype=torch.bool, device=ids.device)
+    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
+    starts = begins.nonzero().squeeze(1)
+    return ordered.index_select(0, starts), order, starts
+
 
 def sum_by_id(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the rows of equal ids, in float32 unless the rows are float64 or integers, in the order in which they come.
 
     Args:
-        ids: ``[K]`` int64.
+        ids: ``[K]`` int64, none negative.
         rows: ``[K, ...]``.
 
     Returns:
         The distinct ids, ascending, ``[U]``, and their sums ``[U, ...]`` in fresh memory.
     """
-    distinct, slots = torch.unique(ids, return_inverse=True)
+    distinct, order, starts = group_by_id(ids)
     wide = rows.to(accumulation_dtype(rows.dtype))
+    if wide.is_floating_point() and wide.numel():
+        flat = wide.reshape(wide.size(0), -1)
+        return distinct, _segment_sums(flat, order, starts).view(-1, *rows.shape[1:])
+    slots = torch.zeros_like(order)
+    slots[starts[1:]] = 1
+    slots = slots.cumsum(0)
     sums = torch.zeros(distinct.numel(), *rows.shape[1:], dtype=wide.dtype, device=rows.device)
-    return distinct, sums.index_add_(0, slots, wide)
+    return distinct, sums.index_add_(0, slots, wide.index_select(0, order))
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -43,24 +118,50 @@ def new_state(rule: UpdateRule, num_rows: int, embedding_dim: int, device: torch
     }
 
 
+@torch.no_grad()
 def update_rows(
     rows: Tensor, state: Mapping[str, Tensor], ids: Tensor, gradients: Tensor, rule: UpdateRule, step: int
 ) -> None:
-    """Apply ``rule`` once to the rows ``ids`` and their state, in place.
+    """Sum gradients by id, and apply ``rule`` once to each row that has one and to its state, in place.
 
     Args:
-        rows: ``[N, D]``, the rows that this process holds.
+        rows: ``[N, D]``, the rows that this process holds, contiguous.
         state: ``[N, width]`` a name, as :func:`new_state` makes them.
-        ids: ``[U]`` int64, each once, positions in ``rows``.
-        gradients: ``[U, D]`` as :func:`sum_by_id` gives them; overwritten.
+        ids: ``[K]`` int64, positions in ``rows``; the gradients of equal ids are summed in the order in which they
+            come, in float32 unless the rows are float64.
+        gradients: ``[K, D]``.
         rule: The rule.
         step: Counts the rule's uses on this table, from 1.
     """
-    if ids.numel() == 0:
-        return
-    touched = rows.index_select(0, ids).to(accumulation_dtype(rows.dtype))
-    touched_state = {name: values.index_select(0, ids) for name, values in state.items()}
-    rule.update(touched, touched_state, gradients.to(touched.dtype), step)
-    rows.index_copy_(0, ids, touched.to(rows.dtype))
-    for name, values in touched_state.items():
-        state[name].index_copy_(0, ids, values)
+    distinct, order, starts = group_by_id(ids)
+    gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
+    chunk = max(1, _CHUNK_ELEMENTS // rows.size(1))
+    for begin in range(0, distinct.numel(), chunk):
+        some = distinct[begin : begin + chunk]
+        first, end = starts[begin : begin + chunk], starts[begin + chunk : begin + chunk + 1]
+        members = order[int(first[0]) : int(end) if end.numel() else None]
+        sums = _segment_sums(gradients, members, first - first[0])
+        touched = take_rows(rows, some).to(gradients.dtype)
+        touched_state = {name: take_rows(values, some) for name, values in state.items()}
+        rule.update(touched, touched_state, sums, step)
+        put_rows(rows, some, touched.to(rows.dtype))
+        for name, values in touched_state.items():
+            put_rows(state[name], some, values)
+
+
+def _segment_sums(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+    """Sum ``rows[order]`` from each start to the next."""
+    if order.numel() == starts.numel():
+        return take_rows(rows, order)
+    sums: Tensor = torch.embedding_bag(rows, order, starts)[0]
+    return sums
+
+
+def _movable(rows: Tensor) -> bool:
+    return rows.device.type == "cpu" and rows[:1].numel() > 0
+
+
+def _items(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.void]]:
+    """View rows ``[N, ...]`` as ``N`` items of bytes."""
+    content = rows.detach().reshape(rows.size(0), -1).view(torch.uint8).numpy()
+    return content.view(f"V{content.shape[1]}").reshape(-1)

@@ -87,16 +87,14 @@ class SparseOptimizer(Optimizer):
         group = self.param_groups[0]
         rule = self._rule_class(**{field.name: group[field.name] for field in fields(self._rule_class)})
         # Modules that share a store share its step.
-        gradients: dict[int, tuple[EmbeddingStore, list[Tensor], list[Tensor]]] = {}
+        gradients: dict[int, tuple[EmbeddingStore, list[tuple[Tensor, Tensor]]]] = {}
         for embedding in self._embeddings:
             store = embedding.open_store()
             if store is not None:
-                _, ids, rows = gradients.setdefault(id(store), (store, [], []))
-                new_ids, new_rows = embedding.take_gradients()
-                ids.append(new_ids)
-                rows.append(new_rows)
-        for store, ids, rows in gradients.values():
-            store.apply_gradients(torch.cat(ids), torch.cat(rows), rule)
+                gradients.setdefault(id(store), (store, []))[1].append(embedding.take_gradients())
+        for store, taken in gradients.values():
+            ids, rows = taken[0] if len(taken) == 1 else map(torch.cat, zip(*taken, strict=True))
+            store.apply_gradients(ids, rows, rule)
         return loss
 
 

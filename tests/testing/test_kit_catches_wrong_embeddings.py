@@ -11,7 +11,7 @@ import torch
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.errors import EmbeddingSizeError, StoreError
 from distgnn.initial import initial_rows
-from distgnn.optim.rows import new_state, sum_by_id, update_rows
+from distgnn.optim.rows import new_state, sum_by_id
 
 if TYPE_CHECKING:
     from conftest import Failures
@@ -156,15 +156,19 @@ class HalvesAreSummedAsHalves(Checked):
         super().apply_checked(torch.tensor([*sums], device=self._device), torch.stack([*sums.values()]), rule)
 
 
+def update_naively(store: Checked, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+    rows, state = store._rows[ids], {name: values[ids] for name, values in store._state[type(rule)].items()}
+    rule.update(rows, state, gradients, store._steps[type(rule)])
+    store._rows[ids] = rows
+    for name, values in state.items():
+        store._state[type(rule)][name][ids] = values
+
+
 class HalvesAreUpdatedAsHalves(Checked):
     def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
         super().apply_checked(ids[:0], gradients[:0], rule)
         distinct, sums = sum_by_id(ids, gradients)
-        rows, state = self._rows[distinct], {name: all_[distinct] for name, all_ in self._state[type(rule)].items()}
-        rule.update(rows, state, sums.to(rows.dtype), self._steps[type(rule)])
-        self._rows[distinct] = rows
-        for name, values in state.items():
-            self._state[type(rule)][name][distinct] = values
+        update_naively(self, distinct, sums.to(self.spec.dtype), rule)
 
 
 class GradientsAreOverwritten(Checked):
@@ -173,7 +177,7 @@ class GradientsAreOverwritten(Checked):
             super().apply_checked(ids, gradients, rule)
         else:
             super().apply_checked(ids[:0], gradients[:0], rule)
-            update_rows(self._rows, self._state[type(rule)], ids, gradients, rule, self._steps[type(rule)])
+            update_naively(self, ids, gradients, rule)
 
 
 class NaNIsMadeZero(MemoryEmbeddingStore):
