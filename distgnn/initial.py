@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 128
 
 
-def initial_rows(spec: EmbeddingSpec, start: int, stop: int) -> Tensor:
+def initial_rows(spec: EmbeddingSpec, start: int, stop: int, *, out: Tensor | None = None) -> Tensor:
     r"""Make rows ``start`` to ``stop`` (excluded) of a store as they are before any update.
 
     Rows are drawn from :math:`\mathcal{N}(0, \mathrm{std}^2)` with NumPy's Philox generator, keyed by (seed, name) and
@@ -29,11 +29,12 @@ def initial_rows(spec: EmbeddingSpec, start: int, stop: int) -> Tensor:
         spec: The store.
         start: First row id, at least 0.
         stop: The row id after the last, at least ``start``; may be beyond ``spec.num_embeddings``.
+        out: ``[stop - start, embedding_dim]`` on the CPU, where the rows are written; fresh memory if left out.
 
     Returns:
         ``[stop - start, embedding_dim]`` of ``spec.dtype`` on the CPU.
     """
-    rows = torch.empty(stop - start, spec.embedding_dim, dtype=spec.dtype)
+    rows = torch.empty(stop - start, spec.embedding_dim, dtype=spec.dtype) if out is None else out
     for first, block in _blocks(spec, start, stop):
         begin, end = max(first, start), min(first + BLOCK_ROWS, stop)
         rows[begin - start : end - start] = torch.from_numpy(block[begin - first : end - first])

@@ -29,12 +29,22 @@ class EmbeddingShard:
         device: Where the rows are.
         start: Id of the first row.
         stop: Id after the last row; None is the end of the table.
+        memory: ``[stop - start, D]`` on the CPU, where the rows are kept; fresh memory if left out.
     """
 
-    def __init__(self, spec: EmbeddingSpec, device: torch.device, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: EmbeddingSpec,
+        device: torch.device,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        memory: Tensor | None = None,
+    ) -> None:
         self.spec = spec
         self._device = device
-        self._rows: Tensor | None = initial_rows(spec, start, spec.num_embeddings if stop is None else stop).to(device)
+        stop = spec.num_embeddings if stop is None else stop
+        self._rows: Tensor | None = initial_rows(spec, start, stop, out=memory).to(device)
         self._state: dict[type[UpdateRule], dict[str, Tensor]] = {}
         self._steps: dict[type[UpdateRule], int] = {}
 
@@ -79,13 +89,24 @@ class TensorShard:
         device: Where the rows are.
         start: Number of the first row.
         stop: Number after the last row; None is the end of the tensor.
+        memory: ``[stop - start, ...]`` of zeros, where the rows are kept; fresh memory if left out.
     """
 
-    def __init__(self, spec: TensorSpec, device: torch.device, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: TensorSpec,
+        device: torch.device,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        memory: Tensor | None = None,
+    ) -> None:
         self.spec = spec
-        self._device = device
         rows = (spec.shape[0] if stop is None else stop) - start
-        self._values: Tensor | None = torch.zeros(rows, *spec.shape[1:], dtype=spec.dtype, device=device)
+        self._device = device
+        self._values: Tensor | None = (
+            torch.zeros(rows, *spec.shape[1:], dtype=spec.dtype, device=device) if memory is None else memory
+        )
 
     def gather(self, positions: Tensor) -> Tensor:
         """Copy rows ``[K, ...]``."""

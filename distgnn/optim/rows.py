@@ -66,9 +66,9 @@ def group_by_id(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stay as they came; and where each id's positions begin in it, ``[U]``.
     """
     count = ids.numel()
-    bits = max(count - 1, 1).bit_length()
     if count == 0:
-        return ids, ids, ids
+        return ids.new_empty(0), ids.new_empty(0), ids.new_empty(0)
+    bits = max(count - 1, 1).bit_length()
     if ids.device.type == "cpu" and int(ids.max()) < 1 << 63 - bits:
         keys = ids.numpy() << bits
         keys |= np.arange(count)
@@ -162,6 +162,8 @@ def _movable(rows: Tensor) -> bool:
 
 
 def _items(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    """View rows ``[N, ...]`` as ``N`` items of bytes."""
-    content = rows.detach().reshape(rows.size(0), -1).view(torch.uint8).numpy()
+    """View contiguous rows ``[N, ...]`` as ``N`` items of bytes."""
+    width = rows.shape[1:].numel()
+    # A dimension of size 1 may have any stride, which a view of other elements does not take.
+    content = rows.detach().as_strided((rows.size(0), width), (width, 1)).view(torch.uint8).numpy()
     return content.view(f"V{content.shape[1]}").reshape(-1)

@@ -45,6 +45,10 @@ def test_rows_of_every_type_and_shape_move_as_by_torchs_indexing(dtype: torch.dt
     assert torch.equal(rows, expected)
 
 
+def test_a_single_row_may_have_any_stride() -> None:
+    assert torch.equal(take_rows(torch.arange(3.0)[2::2], torch.tensor([0, 0])), torch.tensor([2.0, 2.0]))
+
+
 def test_what_is_taken_is_no_view() -> None:
     rows = torch.zeros(4, 2)
     take_rows(rows, torch.tensor([0, 1])).fill_(1)

@@ -22,12 +22,13 @@ class PygBackend:
     Args:
         timeout: Seconds that a rank waits for another before :class:`~distgnn.PeerLostError`.
         buffer_bytes: How much a rank sends at once, about; larger requests are cut in rounds.
+        share_memory: Whether ranks of one host exchange rows through shared memory, which is faster than its network.
     """
 
     name = "pyg"
 
-    def __init__(self, *, timeout: float = 60.0, buffer_bytes: int = 64 << 20) -> None:
-        self._ranks: Ranks | None = Ranks(timeout)
+    def __init__(self, *, timeout: float = 60.0, buffer_bytes: int = 64 << 20, share_memory: bool = True) -> None:
+        self._ranks: Ranks | None = Ranks(timeout, share_memory=share_memory)
         self._buffer_bytes = buffer_bytes
         self._stores: dict[str, PygEmbeddingStore | PygTensorStore | PygGraphStore] = {}
 
@@ -41,11 +42,11 @@ class PygBackend:
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._attached(spec, PygEmbeddingStore)
-        return store or self._keep(PygEmbeddingStore(spec, *self._placed(spec.num_embeddings)))
+        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings)))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._attached(spec, PygTensorStore)
-        return store or self._keep(PygTensorStore(spec, *self._placed(spec.shape[0])))
+        return store or self._keep(PygTensorStore(spec, self._router(spec.shape[0])))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> PygGraphStore:
         if edge_index is not None:
@@ -62,7 +63,7 @@ class PygBackend:
             return store
         if edge_index is None:
             raise RowsError(f"graph store {spec.name!r} is not open yet: give its edge_index of shape [2, E]")
-        return self._keep(PygGraphStore(spec, edge_index, *self._placed(spec.num_nodes)))
+        return self._keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes)))
 
     def close(self) -> None:
         for store in self._stores.values():
@@ -91,8 +92,6 @@ class PygBackend:
         self._stores[store.spec.name] = store
         return store
 
-    def _placed(self, num_rows: int) -> tuple[Router, int, int]:
+    def _router(self, num_rows: int) -> Router:
         assert self._ranks is not None
-        book = PartitionBook.even(num_rows, self._ranks.size)
-        start, stop = book.bounds[self._ranks.rank : self._ranks.rank + 2]
-        return Router(self._ranks, book, self._buffer_bytes), start, stop
+        return Router(self._ranks, PartitionBook.even(num_rows, self._ranks.size), self._buffer_bytes)

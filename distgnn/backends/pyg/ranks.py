@@ -1,10 +1,14 @@
-"""The ranks of a job and the exchanges between them: gloo collectives of plain tensors, nothing pickled."""
+"""The ranks of a job and the exchanges between them: plain tensors, nothing pickled.
+
+Within a host they go through shared memory, between hosts by gloo collectives.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,11 +16,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 
+from distgnn.backends.pyg.host import Host
 from distgnn.backends.pyg.meeting import find_job, first_line, listed, meet, within
 from distgnn.errors import CallOrderError, PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -33,23 +38,28 @@ class Ranks:
 
     Args:
         timeout: Seconds that a rank waits for another.
+        share_memory: Whether ranks of one host share memory.
 
     Attributes:
         rank: This rank.
         size: The world size.
+        host: The ranks of this host.
+        bytes_sent: What this rank has sent to other hosts; with ``share_memory=False``, to other ranks.
 
     Raises:
         PeerLostError: Not all ranks came, or they cannot connect to each other.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, share_memory: bool = True) -> None:
         self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self.bytes_sent = 0
         self._timeout = timeout
         self._group: dist.ProcessGroup | None = None
         self._failure = ""
         if dist.is_initialized():
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
         if self.size == 1:
+            self.host = Host(0)
             return
         if dist.is_initialized():
             store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
@@ -65,12 +75,21 @@ class Ranks:
                 f"{timeout:g} s: if they are on several hosts, name the network interface between them, as in "
                 f"GLOO_SOCKET_IFNAME=eth0 ({first_line(error)})"
             ) from error
+        try:
+            self.host = within(
+                timeout, lambda: Host(self.rank, self._store if share_memory else None, self.size, timeout)
+            )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise PeerLostError(
+                f"rank {self.rank} cannot reach the other ranks of its host through Unix sockets in {timeout:g} s: see "
+                f"that they run, or open the backend with share_memory=False ({first_line(error)})"
+            ) from error
 
     def exchange(self, send: Tensor, counts_out: Sequence[int], counts_in: Sequence[int], call: str) -> Tensor:
         """Send rows to every rank and receive from every rank.
 
         Args:
-            send: ``[sum(counts_out), ...]``: the rows for rank 0, then those for rank 1, and so on.
+            send: ``[sum(counts_out), ...]``, contiguous: the rows for rank 0, then those for rank 1, and so on.
             counts_out: Number of rows for each rank.
             counts_in: Number of rows from each rank.
             call: What it is for, for the text of an error.
@@ -83,15 +102,36 @@ class Ranks:
         """
         if self.size == 1:
             return send
-        if self._failure:
-            raise PeerLostError(self._failure)
-        received = send.new_empty(sum(counts_in), *send.shape[1:])
-        begin = time.monotonic()
-        try:
-            dist.all_to_all_single(received, send, list(counts_in), list(counts_out), group=self._group)
-        except RuntimeError as error:
-            raise self._lost(call, error, time.monotonic() - begin) from error
-        return received
+        with self._noticing_losses(call):
+            return self._exchange(send, counts_out, counts_in)
+
+    def exchange_on_host(self, outgoing: Sequence[Sequence[Tensor]], call: str) -> list[Sequence[Tensor]]:
+        """Do what :meth:`Host.exchange` does.
+
+        Raises:
+            PeerLostError: A rank of this host is gone or silent.
+        """
+        with self._noticing_losses(call):
+            return self.host.exchange(outgoing)
+
+    def wait(self, call: str) -> None:
+        """Wait until every rank of this host makes the same call.
+
+        Raises:
+            PeerLostError: A rank of this host is gone or silent.
+        """
+        self.check_order(call)
+        self.exchange_on_host([()] * len(self.host.members), call)
+
+    def share(self, num_bytes: int, name: str) -> Tensor:
+        """Return memory ``[num_bytes]`` of zeros that the ranks of this host have in common.
+
+        Raises:
+            StoreError: There is not so much memory.
+            PeerLostError: A rank of this host is gone or silent.
+        """
+        with self._noticing_losses(f"opening of store {name!r}"):
+            return self.host.share(num_bytes, name)
 
     def gather_texts(self, text: str, call: str) -> list[str]:
         """Return the text of every rank, in the order of ranks; at most 1,016 bytes of UTF-8 arrive.
@@ -123,6 +163,7 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the group."""
+        self.host.close()
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
         self._group = None
@@ -134,8 +175,49 @@ class Ranks:
         group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=limit)
         return group
 
-    def _lost(self, call: str, error: RuntimeError, waited: float) -> PeerLostError:
+    def _exchange(self, send: Tensor, counts_out: Sequence[int], counts_in: Sequence[int]) -> Tensor:
+        received = send.new_empty(sum(counts_in), *send.shape[1:])
+        first, end = self.host.members[0], self.host.members[-1] + 1
+        parts, places = torch.split(send, list(counts_out)), torch.split(received, list(counts_in))
+        came = self.host.exchange([[as_bytes(part)] for part in parts[first:end]])
+        for place, (piece,) in zip(places[first:end], came, strict=True):
+            as_bytes(place)[:] = piece
+        if end - first < self.size:
+            self._exchange_between_hosts(send, list(counts_out), received, list(counts_in))
+        return received
+
+    def _exchange_between_hosts(
+        self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]
+    ) -> None:
+        first, end = self.host.members[0], self.host.members[-1] + 1
+        here = [0] * (end - first)
+        far_out, far_in = (counts[:first] + here + counts[end:] for counts in (counts_out, counts_in))
+        begin, stop = sum(counts_out[:first]), sum(counts_out[:end])
+        to_lower, to_upper = send[:begin], send[stop:]
+        begin, stop = sum(counts_in[:first]), sum(counts_in[:end])
+        from_lower, from_upper = received[:begin], received[stop:]
+        if first == 0 or end == self.size:  # nothing needs to be copied together
+            going, coming = (to_upper, from_upper) if first == 0 else (to_lower, from_lower)
+        else:
+            going, coming = torch.cat([to_lower, to_upper]), torch.cat([from_lower, from_upper])
+        dist.all_to_all_single(coming, going, far_in, far_out, group=self._group)
+        if first > 0 and end < self.size:
+            from_lower[:], from_upper[:] = coming[:begin], coming[begin:]
+        self.bytes_sent += going.numel() * going.element_size()
+
+    @contextmanager
+    def _noticing_losses(self, call: str) -> Iterator[None]:
+        if self._failure:
+            raise PeerLostError(self._failure)
+        begin = time.monotonic()
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise self._lost(call, error, time.monotonic() - begin) from error
+
+    def _lost(self, call: str, error: Exception, waited: float) -> PeerLostError:
         """Find out which ranks are gone: those that do not say in time that they noticed the failure too."""
+        self.host.close()  # so that its ranks notice it at once
         missing = self._missing()
         # Ranks that wait as long cut each other off, so that only the first reads of a timeout in its error.
         what = f"silent for {self._timeout:g} s" if waited > 0.9 * self._timeout else "gone"
@@ -171,3 +253,8 @@ class Ranks:
             # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
             return [0] if 0 in missing else sorted(missing)
         return sorted(missing)
+
+
+def as_bytes(rows: Tensor) -> Tensor:
+    """View contiguous rows as a vector of bytes."""
+    return rows.as_strided((rows.numel(),), (1,)).view(torch.uint8)

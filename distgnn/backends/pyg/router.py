@@ -1,18 +1,27 @@
 """Bringing ids to the ranks that own their rows, and rows back.
 
-A call costs two collectives while batches keep their size: the first carries sizes and ids together, in messages as
+A call costs two exchanges while batches keep their size: the first carries sizes and ids together, in messages as
 long as the last call's largest, the second carries the rows. Only when a batch outgrows the messages the rest of its
 ids takes one more. Rows travel in rounds, so that a call needs no more memory for them than its limit.
+
+Rows that the ranks of a host have in common are read where they are. They change only in calls that every rank of the
+host has entered, so a call first waits for all of them: then they have finished what came before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
+from distgnn.backends.pyg.ranks import as_bytes
+from distgnn.optim.rows import put_rows, take_rows
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from distgnn.backends.pyg.ranks import Ranks
@@ -45,15 +54,32 @@ class Router:
         ranks: The job.
         book: Which rank owns which rows.
         buffer_bytes: How much a rank sends at once, about.
+
+    Attributes:
+        own: The first row that this rank owns, and the row after its last.
+        near: The same for all ranks of this host.
     """
 
     def __init__(self, ranks: Ranks, book: PartitionBook, buffer_bytes: int) -> None:
         self._ranks = ranks
+        self.own = (book.bounds[ranks.rank], book.bounds[ranks.rank + 1])
+        self.near = (book.bounds[ranks.host.members[0]], book.bounds[ranks.host.members[-1] + 1])
+        self._one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
-        self._start = book.bounds[ranks.rank]
         self._buffer_bytes = buffer_bytes
         self._capacity = _STEP
-        self.bytes_sent = 0
+
+    def shared_rows(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+        """Return zeros ``[rows of this host, *shape]`` that the ranks of this host have in common."""
+        rows = torch.empty(0, *shape, dtype=dtype)
+        count = self.near[1] - self.near[0]
+        num_bytes = count * rows.element_size() * rows.shape[1:].numel()
+        memory = self._ranks.share(max(1, num_bytes), name)[:num_bytes]
+        return memory.view(dtype).view(count, *shape)
+
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """Return those of this host's rows that this rank owns; no copy."""
+        return rows[self.own[0] - self.near[0] : self.own[1] - self.near[0]]
 
     def send_ids(self, ids: Tensor, call: str) -> Route:
         """Tell every owner which of its rows are meant.
@@ -74,19 +100,80 @@ class Router:
         fitting = out.clamp(max=self._capacity).tolist()
         for rank, (begin, count) in enumerate(zip(cuts.tolist(), fitting, strict=False)):
             message[rank, 2 : 2 + count] = ids[begin : begin + count]
-        received = self._exchange(message, [1] * size, [1] * size, call)
+        received = self._ranks.exchange(message, [1] * size, [1] * size, call)
         back, largest = received[:, 0].tolist(), int(received[:, 1].max())
         parts = [row[2 : 2 + min(count, self._capacity)] for row, count in zip(received, back, strict=True)]
         if largest > self._capacity:
             rest_out = [count - fit for count, fit in zip(out.tolist(), fitting, strict=True)]
             rest_back = [count - part.numel() for count, part in zip(back, parts, strict=True)]
             rest = torch.cat([ids[end - count : end] for end, count in zip(cuts[1:].tolist(), rest_out, strict=True)])
-            late = torch.split(self._exchange(rest, rest_out, rest_back, call), rest_back)
+            late = torch.split(self._ranks.exchange(rest, rest_out, rest_back, call), rest_back)
             parts = [torch.cat(pair) for pair in zip(parts, late, strict=True)]
         # Every rank has seen the same largest count, so the messages of all stay of one length.
         limit = max(_STEP, self._buffer_bytes // (8 * size))
         self._capacity = min(limit, -(-(largest + largest // 16) // _STEP) * _STEP or _STEP)
-        return Route(out.tolist(), back, torch.cat(parts) - self._start, largest)
+        return Route(out.tolist(), back, torch.cat(parts) - self.own[0], largest)
+
+    def fetch(self, rows: Tensor, ids: Tensor, call: str) -> Tensor:
+        """Read this host's rows where they are, and fetch each row of other hosts once from its owner.
+
+        Args:
+            rows: As from :meth:`shared_rows`.
+            ids: ``[K]``, any.
+            call: What it is for.
+
+        Returns:
+            ``[K, ...]`` in fresh memory.
+        """
+        if self._one_host:
+            self._ranks.wait(call)
+            return take_rows(rows, ids)
+        near = (ids >= self.near[0]) & (ids < self.near[1])
+        here, away = near.nonzero().squeeze(1), near.logical_not().nonzero().squeeze(1)
+        distinct, slots = torch.unique(ids.index_select(0, away), return_inverse=True)
+        route = self.send_ids(distinct, call)
+        came = self.return_rows(route, take_rows(self.own_rows(rows), route.positions), call)
+        fetched = rows.new_empty(ids.numel(), *rows.shape[1:])
+        put_rows(fetched, here, take_rows(rows, ids.index_select(0, here) - self.near[0]))
+        put_rows(fetched, away, take_rows(came, slots))
+        return fetched
+
+    def send(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
+        """Bring ids and the rows beside them to the owners.
+
+        Args:
+            ids: ``[U]``, distinct and ascending.
+            rows: ``[U, ...]``, contiguous.
+            call: What it is for.
+
+        Returns:
+            What came to this rank, in the order of ranks: positions ``[K]``, counted from its first row, and rows
+            ``[K, ...]``.
+        """
+        if self._one_host:
+            return self._send_on_host(ids, rows, call)
+        route = self.send_ids(ids, call)
+        return route.positions, self.send_rows(route, rows, call)
+
+    def _send_on_host(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
+        self._ranks.check_order(call)
+        cuts = torch.searchsorted(ids, self._bounds).tolist()
+        spans = list(pairwise(cuts))
+        largest, done = max(end - begin for begin, end in spans), 0
+        step = max(1, self._buffer_bytes // (self._ranks.size * (8 + _width(rows))))
+        head = as_bytes(torch.tensor([largest]))
+        came: list[tuple[Tensor, Tensor]] = []
+        while done < max(1, largest):
+            some = [slice(begin + done, min(begin + done + step, end)) for begin, end in spans]
+            pieces = self._ranks.exchange_on_host(
+                [(head, as_bytes(ids[part]), as_bytes(rows[part])) for part in some], call
+            )
+            largest = max(int(other.view(torch.int64)) for other, _, _ in pieces)
+            more = largest > step  # then the next round overwrites this one
+            came += [(one.clone(), many.clone()) if more else (one, many) for _, one, many in pieces]
+            done += step
+        positions, content = (torch.cat(parts) for parts in zip(*came, strict=True))
+        return positions.view(torch.int64) - self.own[0], content.view(rows.dtype).view(-1, *rows.shape[1:])
 
     def send_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
         """Bring rows ``[U, ...]`` beside their ids to the owners; return ``[len(positions), ...]`` there."""
@@ -102,14 +189,14 @@ class Router:
         largest = max(totals)
         heads = torch.tensor([[total, largest] for total in totals])
         size = self._ranks.size
-        received = self._exchange(heads, [1] * size, [1] * size, call) if size > 1 else heads
+        received = self._ranks.exchange(heads, [1] * size, [1] * size, call) if size > 1 else heads
         counts = self.return_rows(route, counts, call)
         return counts, self._in_rounds(rows, totals, received[:, 0].tolist(), int(received[:, 1].max()), call)
 
     def _in_rounds(self, rows: Tensor, out: list[int], back: list[int], largest: int, call: str) -> Tensor:
         if self._ranks.size == 1:
             return rows
-        width = rows[:1].numel() * rows.element_size() or rows.shape[1:].numel() * rows.element_size()
+        width = _width(rows)
         content = (
             rows.contiguous().view(torch.uint8).view(rows.size(0), width)
             if rows.numel()
@@ -117,7 +204,7 @@ class Router:
         )
         step = max(1, self._buffer_bytes // (width * self._ranks.size))
         if largest <= step:
-            received = self._exchange(content, out, back, call)
+            received = self._ranks.exchange(content, out, back, call)
         else:
             received = content.new_empty(sum(back), width)
             goals, sources = torch.split(received, back), torch.split(content, out)
@@ -125,11 +212,11 @@ class Router:
                 now_out = [min(step, max(0, count - done)) for count in out]
                 now_back = [min(step, max(0, count - done)) for count in back]
                 send = torch.cat([part[done : done + count] for part, count in zip(sources, now_out, strict=True)])
-                came = torch.split(self._exchange(send, now_out, now_back, call), now_back)
+                came = torch.split(self._ranks.exchange(send, now_out, now_back, call), now_back)
                 for goal, part in zip(goals, came, strict=True):
                     goal[done : done + part.size(0)] = part
         return received.view(-1).view(rows.dtype).view(received.size(0), *rows.shape[1:])
 
-    def _exchange(self, send: Tensor, out: list[int], back: list[int], call: str) -> Tensor:
-        self.bytes_sent += (send.size(0) - out[self._ranks.rank]) * send[:1].numel() * send.element_size()
-        return self._ranks.exchange(send, out, back, call)
+
+def _width(rows: Tensor) -> int:
+    return rows.element_size() * rows.shape[1:].numel()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.optim.rows import accumulation_dtype, sum_by_id
+from distgnn.optim.rows import accumulation_dtype, sum_by_id, take_rows
 from distgnn.protocols import InEdges
 from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, last_of_each
 
@@ -20,20 +20,14 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 
 
-def _fetch(router: Router, shard: EmbeddingShard | TensorShard, ids: Tensor, call: str) -> Tensor:
-    """Fetch each row once from its owner, and deal it out to everybody in this rank who asked."""
-    distinct, slots = torch.unique(ids, return_inverse=True)
-    route = router.send_ids(distinct, call)
-    return router.return_rows(route, shard.gather(route.positions), call).index_select(0, slots)
-
-
 class PygEmbeddingStore:
     """A table in ranges."""
 
-    def __init__(self, spec: EmbeddingSpec, router: Router, start: int, stop: int) -> None:
+    def __init__(self, spec: EmbeddingSpec, router: Router) -> None:
         self.spec = spec
         self._router = router
-        self._shard = EmbeddingShard(spec, CPU, start, stop)
+        self._rows = router.shared_rows(spec.name, spec.dtype, [spec.embedding_dim])
+        self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
 
     @property
     def num_embeddings(self) -> int:
@@ -47,7 +41,7 @@ class PygEmbeddingStore:
         call = f"lookup of embedding store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        return _fetch(self._router, self._shard, ids, call)
+        return self._router.fetch(self._rows, ids, call)
 
     @torch.no_grad()
     def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
@@ -55,8 +49,7 @@ class PygEmbeddingStore:
         self._shard.check_open()
         self.spec.check_gradients(ids, gradients, CPU)
         distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
-        route = self._router.send_ids(distinct, call)
-        self._shard.update(route.positions, self._router.send_rows(route, sums, call), rule)
+        self._shard.update(*self._router.send(distinct, sums, call), rule)
 
     @property
     def closed(self) -> bool:
@@ -64,15 +57,17 @@ class PygEmbeddingStore:
 
     def close(self) -> None:
         self._shard.close()
+        self._rows = self._rows[:0].clone()
 
 
 class PygTensorStore:
     """A tensor in ranges of rows. Of several ranks that write a row, the one of the highest number wins."""
 
-    def __init__(self, spec: TensorSpec, router: Router, start: int, stop: int) -> None:
+    def __init__(self, spec: TensorSpec, router: Router) -> None:
         self.spec = spec
         self._router = router
-        self._shard = TensorShard(spec, CPU, start, stop)
+        self._rows = router.shared_rows(spec.name, spec.dtype, spec.shape[1:])
+        self._shard = TensorShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +81,7 @@ class PygTensorStore:
         call = f"read of tensor store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        return _fetch(self._router, self._shard, ids, call)
+        return self._router.fetch(self._rows, ids, call)
 
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
@@ -97,13 +92,12 @@ class PygTensorStore:
             distinct, rows = sum_by_id(ids, values)
         else:
             distinct, last = last_of_each(ids)
-            rows = values.index_select(0, last)
-        route = self._router.send_ids(distinct, call)
-        rows = self._router.send_rows(route, rows, call)
+            rows = take_rows(values, last)
+        positions, rows = self._router.send(distinct, rows, call)
         if accumulate:
-            self._shard.add(route.positions, rows)
+            self._shard.add(positions, rows)
         else:
-            self._shard.replace(route.positions, rows)
+            self._shard.replace(positions, rows)
 
     @property
     def closed(self) -> bool:
@@ -111,15 +105,16 @@ class PygTensorStore:
 
     def close(self) -> None:
         self._shard.close()
+        self._rows = self._rows[:0].clone()
 
 
 class PygGraphStore:
     """A graph in ranges of nodes, each with the edges that end in them."""
 
-    def __init__(self, spec: GraphSpec, edge_index: Tensor, router: Router, start: int, stop: int) -> None:
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, router: Router) -> None:
         self.spec = spec
         self._router = router
-        self._shard = GraphShard(spec, edge_index, CPU, start, stop)
+        self._shard = GraphShard(spec, edge_index, CPU, *router.own)
 
     @property
     def num_nodes(self) -> int:

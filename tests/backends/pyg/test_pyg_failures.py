@@ -6,6 +6,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is there
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ def assert_lost(job: Job, survivors: tuple[int, ...], *, within: float, text: st
         assert "closed in 0." in job.output(rank), "close() must not wait for who is gone"
 
 
-def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job: StartJob) -> None:
-    lookups = start_job(SCRIPT, "lookups", "10", world_size=3)
-    updates = start_job(SCRIPT, "updates", "10", world_size=3)
+@pytest.mark.parametrize("way", ["shared-memory", "network"])
+def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job: StartJob, way: str) -> None:
+    lookups = start_job(SCRIPT, "lookups", "10", way, world_size=3)
+    updates = start_job(SCRIPT, "updates", "10", way, world_size=3)
     for job, killed in ((lookups, 2), (updates, 0)):
         job.wait_for("working")
         job.send(killed, signal.SIGKILL)
