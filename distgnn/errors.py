@@ -18,7 +18,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     │   ├── RowsError                   (ValueError)       values or gradients of a wrong shape, type or device
     │   └── NonFiniteGradientError      (ArithmeticError)  NaN or infinite gradients, under DISTGNN_DEBUG=1
     ├── PeerLostError                   (ConnectionError)  another rank or server is gone, or silent for too long
-    ├── CallOrderError                  (RuntimeError)     ranks make different store calls, under DISTGNN_DEBUG=1
+    ├── CallOrderError                  (RuntimeError)     calls in an order that cannot be; between ranks, under DISTGNN_DEBUG=1
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     └── DataError

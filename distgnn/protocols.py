@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
     from torch import Tensor
@@ -53,6 +53,8 @@ class UpdateRule(Protocol):
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Change ``rows`` and ``state`` in place.
+
+        A store may bring the rows that a step touches in several pieces, each row once.
 
         Args:
             rows: ``[K, D]`` float32 (float64 for a float64 table), a copy of K different rows.
@@ -120,6 +122,28 @@ class EmbeddingStore(Protocol):
 
     def close(self) -> None:
         """Free the rows on all ranks; the name can be opened anew. Closing twice is allowed."""
+        ...
+
+
+@runtime_checkable
+class SupportsPrefetch(Protocol):
+    """An embedding store that can fetch rows while its caller does something else."""
+
+    def prefetch(self, ids: Tensor) -> Callable[[], Tensor]:
+        """Begin a lookup.
+
+        The function that is returned ends it, and returns what ``lookup(ids)`` would return at that moment: rows that
+        an ``apply_gradients`` has changed since are brought again. Both are collective, and other calls may come
+        between them; the function is called once.
+
+        Args:
+            ids: As for :meth:`EmbeddingStore.lookup`; may be changed afterwards.
+
+        Raises:
+            IdsError: As :meth:`EmbeddingStore.lookup`.
+            EmbeddingSizeError: As :meth:`EmbeddingStore.lookup`.
+            PeerLostError: An owner of rows is gone; the function raises it too.
+        """
         ...
 
 

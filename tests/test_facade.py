@@ -54,6 +54,7 @@ NAMES = ERRORS | {
     "InEdges",
     "PartitionBook",
     "StateSpec",
+    "SupportsPrefetch",
     "SupportsRanks",
     "TensorSpec",
     "TensorStore",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from distgnn.errors import EmbeddingSizeError, GraphInputError, IdsError, StoreError
+from distgnn.errors import CallOrderError, EmbeddingSizeError, GraphInputError, IdsError, StoreError
 from distgnn.optim.rows import sum_by_id
-from distgnn.protocols import SupportsRanks
+from distgnn.protocols import SupportsPrefetch, SupportsRanks
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec, TensorSpec
 
@@ -79,6 +80,7 @@ class StoredEmbedding(Module):
         self.handle = torch.empty(0, requires_grad=True)
         self._store: EmbeddingStore | None = None
         self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._pending: tuple[Tensor, Callable[[], Tensor]] | None = None  # ids of a prefetch, and what ends it
         self._device = torch.device("cpu")  # of the last ids
         self.reset_parameters()
         self._spec(1 if num_embeddings is None else num_embeddings)  # a spec that no store can have fails here
@@ -95,7 +97,7 @@ class StoredEmbedding(Module):
         """
         if self._store is not None:
             self._store.close()
-        self._store = None
+        self._store = self._pending = None
         self._gradients.clear()
 
     def set_num_embeddings(self, num_embeddings: int) -> None:
@@ -133,21 +135,48 @@ class StoredEmbedding(Module):
         wide = self.dtype if len({rows.dtype for rows in gradients}) == 1 else torch.float32
         return torch.cat(ids), torch.cat([rows.to(wide) for rows in gradients])
 
+    def prefetch(self, ids: Tensor) -> None:
+        """Begin to fetch the rows of the next forward, which must be of the same ids.
+
+        Call it when this batch's forward is done, so that the next batch's rows come while this one's gradients are
+        computed; its update is seen all the same. Where the store cannot do it, nothing happens. Collective, as a
+        forward is.
+
+        Args:
+            ids: As for :meth:`forward`.
+        """
+        store = self.open_store()
+        if isinstance(store, SupportsPrefetch):
+            flat = self._flat(ids)
+            self._pending = (flat.clone(), store.prefetch(flat))
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # a store is no graph of tensor operations
     def forward(self, ids: Tensor) -> Tensor:
         """Look rows up."""
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise IdsError(f"embedding store {self.name!r}: ids must be of an integer type, not {ids.dtype}")
-        flat = ids.reshape(-1).long()
+        flat = self._flat(ids)
         self._device = flat.device
         if self.num_embeddings is None:
             self.num_embeddings = _size_from(flat, self.name, _resolve(self.backend))
         store = self.open_store()
         assert store is not None
+        lookup: Callable[[], Tensor] = partial(store.lookup, flat)
+        if self._pending is not None:
+            expected, lookup = self._pending
+            self._pending = None
+            if not torch.equal(expected, flat):
+                raise CallOrderError(
+                    f"embedding store {self.name!r}: the forward after a prefetch must be of the ids that were "
+                    f"prefetched, {expected.numel()} of them, and is of {flat.numel()} others"
+                )
         rows: Tensor = _Lookup.apply(  # type: ignore[no-untyped-call]
-            self.handle, store, flat, self
+            self.handle, lookup, flat, self
         )
         return rows.view(*ids.shape, self.embedding_dim)
+
+    def _flat(self, ids: Tensor) -> Tensor:
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise IdsError(f"embedding store {self.name!r}: ids must be of an integer type, not {ids.dtype}")
+        return ids.reshape(-1).long()
 
     def _spec(self, num_embeddings: int) -> EmbeddingSpec:
         return EmbeddingSpec(self.name, num_embeddings, self.embedding_dim, self.dtype, self._seed, self.std)
@@ -174,7 +203,7 @@ class StoredEmbedding(Module):
     def __getstate__(self) -> dict[str, Any]:
         # A backend that was given as an object stays in its process.
         backend = self.backend if isinstance(self.backend, str) else None
-        return {**self.__dict__, "backend": backend, "_store": None, "_gradients": []}
+        return {**self.__dict__, "backend": backend, "_store": None, "_pending": None, "_gradients": []}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_embeddings}, {self.embedding_dim}, name={self.name!r})"
@@ -184,10 +213,12 @@ class _Lookup(torch.autograd.Function):
     """A lookup whose gradient goes to the module instead of to a dense tensor."""
 
     @staticmethod
-    def forward(ctx: Any, handle: Tensor, store: EmbeddingStore, ids: Tensor, embedding: StoredEmbedding) -> Tensor:
+    def forward(
+        ctx: Any, handle: Tensor, lookup: Callable[[], Tensor], ids: Tensor, embedding: StoredEmbedding
+    ) -> Tensor:
         del handle  # its requires_grad makes autograd call backward
         ctx.ids, ctx.embedding = ids, embedding
-        return store.lookup(ids)
+        return lookup()
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[None, ...]:

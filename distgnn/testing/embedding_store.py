@@ -18,6 +18,7 @@ from distgnn.errors import (
 )
 from distgnn.initial import initial_rows
 from distgnn.optim.rules import SGD
+from distgnn.protocols import SupportsPrefetch
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
 from distgnn.testing.oracles import DictOfRows
 from distgnn.testing.state_machines import EmbeddingMachine, run_in_lock_step
@@ -82,6 +83,34 @@ class EmbeddingStoreTests(EmbeddingUpdateTests):
         rows = store.lookup(self.ids(*ids))
         self.apply(store, self.ids(*ids), torch.ones_like(rows), SGD(lr=1.0))
         assert torch.equal(rows, initial_rows(spec, 0, 7).to(self.device)[list(ids)])
+
+    def test_a_prefetch_sees_the_updates_that_come_before_its_end(self, store: EmbeddingStore) -> None:
+        if not isinstance(store, SupportsPrefetch):
+            pytest.skip("the store has no prefetch")
+        ids, touched, other = self.ids(6, 0, 6, 3), self.ids(0, 6, 5), self.ids(1)
+        for _ in range(3):
+            asked = ids.clone()
+            finish = store.prefetch(asked)
+            asked.zero_()
+            self.apply(store, touched, torch.ones(3, 3, device=self.device), SGD(lr=0.5))
+            self.apply(store, other, torch.ones(1, 3, device=self.device), SGD(lr=0.5))
+            rows = finish()
+            assert torch.equal(rows, store.lookup(ids))
+            rows.fill_(99)
+            assert torch.equal(store.lookup(ids), self.table(store).index_select(0, ids))
+
+    def test_a_prefetch_of_ids_that_a_lookup_refuses_is_refused(
+        self, store: EmbeddingStore, spec: EmbeddingSpec
+    ) -> None:
+        if not isinstance(store, SupportsPrefetch):
+            pytest.skip("the store has no prefetch")
+        with pytest.raises(IdsError, match=spec.name):
+            store.prefetch(self.ids(1).float())
+        with pytest.raises(EmbeddingSizeError, match=spec.name):
+            store.prefetch(self.ids(7))
+        store.close()
+        with pytest.raises(StoreClosedError, match=spec.name):
+            store.prefetch(self.ids(1))
 
     @pytest.mark.parametrize("wrong", WRONG_KINDS)
     def test_ids_that_are_no_int64_vector_are_refused_and_change_nothing(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from distgnn.backends.pyg.prefetch import Prefetcher, Turns
 from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
@@ -12,6 +14,8 @@ from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_CLOSING = 1.0  # seconds that close() waits for a prefetch which nobody ended
 
 _Store = TypeVar("_Store", PygEmbeddingStore, PygTensorStore, PygGraphStore)
 
@@ -28,7 +32,10 @@ class PygBackend:
     name = "pyg"
 
     def __init__(self, *, timeout: float = 60.0, buffer_bytes: int = 64 << 20, share_memory: bool = True) -> None:
-        self._ranks: Ranks | None = Ranks(timeout, share_memory=share_memory)
+        self._new_ranks = partial(Ranks, timeout, share_memory=share_memory)
+        self._ranks: Ranks | None = self._new_ranks()
+        self._background: Ranks | None = None  # for the threads that prefetch
+        self._turns = Turns()
         self._buffer_bytes = buffer_bytes
         self._stores: dict[str, PygEmbeddingStore | PygTensorStore | PygGraphStore] = {}
 
@@ -42,7 +49,7 @@ class PygBackend:
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._attached(spec, PygEmbeddingStore)
-        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings)))
+        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._attached(spec, PygTensorStore)
@@ -69,9 +76,11 @@ class PygBackend:
         for store in self._stores.values():
             store.close()
         self._stores.clear()
-        if self._ranks is not None:
-            self._ranks.close()
-        self._ranks = None
+        self._turns.wait(_CLOSING)
+        for ranks in (self._background, self._ranks):
+            if ranks is not None:
+                ranks.close()
+        self._ranks = self._background = None
 
     def _attached(self, spec: Spec, kind: type[_Store]) -> _Store | None:
         if self._ranks is None:
@@ -92,6 +101,12 @@ class PygBackend:
         self._stores[store.spec.name] = store
         return store
 
-    def _router(self, num_rows: int) -> Router:
-        assert self._ranks is not None
-        return Router(self._ranks, PartitionBook.even(num_rows, self._ranks.size), self._buffer_bytes)
+    def _router(self, num_rows: int, ranks: Ranks | None = None) -> Router:
+        ranks = ranks or self._ranks
+        assert ranks is not None
+        return Router(ranks, PartitionBook.even(num_rows, ranks.size), self._buffer_bytes)
+
+    def _prefetcher(self, router: Router, rows: Tensor) -> Prefetcher:
+        if self._background is None:
+            self._background = self._new_ranks()
+        return Prefetcher(router, self._router(router.num_rows, self._background), self._turns, rows)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.backends.pyg.ranks import as_bytes
-from distgnn.optim.rows import put_rows, take_rows
+from distgnn.optim.rows import group_by_id, put_rows, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,25 @@ class Route:
     largest: int
 
 
+@dataclass(frozen=True)
+class Far:
+    """The rows that one call fetched from other hosts.
+
+    Args:
+        ids: ``[K]``, all that were asked for.
+        places: Where those of other hosts stand in ``ids``, in ascending order of ids.
+        times: How often each of the rows that came is meant.
+        route: Where they came from.
+        rows: What came.
+    """
+
+    ids: Tensor
+    places: Tensor
+    times: Tensor
+    route: Route
+    rows: Tensor
+
+
 class Router:
     """Routes the calls of one store.
 
@@ -56,15 +75,18 @@ class Router:
         buffer_bytes: How much a rank sends at once, about.
 
     Attributes:
+        num_rows: Number of rows of the store.
         own: The first row that this rank owns, and the row after its last.
         near: The same for all ranks of this host.
+        one_host: Whether the job has no other host.
     """
 
     def __init__(self, ranks: Ranks, book: PartitionBook, buffer_bytes: int) -> None:
         self._ranks = ranks
+        self.num_rows = book.bounds[-1]
         self.own = (book.bounds[ranks.rank], book.bounds[ranks.rank + 1])
         self.near = (book.bounds[ranks.host.members[0]], book.bounds[ranks.host.members[-1] + 1])
-        self._one_host = len(ranks.host.members) == ranks.size
+        self.one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
         self._capacity = _STEP
@@ -125,18 +147,48 @@ class Router:
         Returns:
             ``[K, ...]`` in fresh memory.
         """
-        if self._one_host:
+        if self.one_host:
             self._ranks.wait(call)
             return take_rows(rows, ids)
-        near = (ids >= self.near[0]) & (ids < self.near[1])
-        here, away = near.nonzero().squeeze(1), near.logical_not().nonzero().squeeze(1)
-        distinct, slots = torch.unique(ids.index_select(0, away), return_inverse=True)
+        return self.put_together(rows, self.fetch_far(rows, ids, call))
+
+    def fetch_far(self, rows: Tensor, ids: Tensor, call: str) -> Far:
+        """Do the part of :meth:`fetch` that needs other hosts."""
+        away = ((ids < self.near[0]) | (ids >= self.near[1])).nonzero().squeeze(1)
+        distinct, order, starts = group_by_id(ids.index_select(0, away))
         route = self.send_ids(distinct, call)
         came = self.return_rows(route, take_rows(self.own_rows(rows), route.positions), call)
-        fetched = rows.new_empty(ids.numel(), *rows.shape[1:])
-        put_rows(fetched, here, take_rows(rows, ids.index_select(0, here) - self.near[0]))
-        put_rows(fetched, away, take_rows(came, slots))
+        times = torch.cat([starts, starts.new_tensor([order.numel()])]).diff()
+        return Far(ids, away.index_select(0, order), times, route, came)
+
+    def put_together(self, rows: Tensor, far: Far) -> Tensor:
+        """Do the rest of :meth:`fetch`."""
+        fetched = rows.new_empty(far.ids.numel(), *rows.shape[1:])
+        put_rows(fetched, far.places, take_rows(far.rows, torch.repeat_interleave(far.times)))
+        here = ((far.ids >= self.near[0]) & (far.ids < self.near[1])).nonzero().squeeze(1)
+        put_rows(fetched, here, take_rows(rows, far.ids.index_select(0, here) - self.near[0]))
         return fetched
+
+    def refresh(self, rows: Tensor, far: Far, changed: Tensor, call: str) -> None:
+        """Bring again those of the far rows that have changed.
+
+        Args:
+            rows: As from :meth:`shared_rows`.
+            far: What came; its rows are overwritten.
+            changed: ``[len(far.route.positions)]``, whether each of the rows that this rank sent has changed.
+            call: What it is for.
+        """
+        size, back = self._ranks.size, far.route.back
+        out = [int(part.sum()) for part in torch.split(changed, back)]
+        heads = torch.tensor([[count, max(out)] for count in out])
+        received = self._ranks.exchange(heads, [1] * size, [1] * size, call)
+        come, largest = received[:, 0].tolist(), int(received[:, 1].max())
+        which = torch.cat([part.nonzero().squeeze(1) for part in torch.split(changed, back)])
+        again = take_rows(self.own_rows(rows), far.route.positions[changed])
+        numbers = self._in_rounds(which, out, come, largest, call)
+        again = self._in_rounds(again, out, come, largest, call)
+        first = torch.tensor([0, *far.route.out[:-1]]).cumsum(0).repeat_interleave(torch.tensor(come))
+        put_rows(far.rows, numbers + first, again)
 
     def send(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
         """Bring ids and the rows beside them to the owners.
@@ -150,7 +202,7 @@ class Router:
             What came to this rank, in the order of ranks: positions ``[K]``, counted from its first row, and rows
             ``[K, ...]``.
         """
-        if self._one_host:
+        if self.one_host:
             return self._send_on_host(ids, rows, call)
         route = self.send_ids(ids, call)
         return route.positions, self.send_rows(route, rows, call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,11 @@ from distgnn.protocols import InEdges
 from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, last_of_each
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from distgnn.backends.pyg.prefetch import Prefetcher
     from distgnn.backends.pyg.router import Router
     from distgnn.protocols import UpdateRule
     from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
@@ -21,10 +25,18 @@ CPU = torch.device("cpu")
 
 
 class PygEmbeddingStore:
-    """A table in ranges."""
+    """A table in ranges.
 
-    def __init__(self, spec: EmbeddingSpec, router: Router) -> None:
+    Args:
+        spec: The table.
+        router: The way to the other ranks.
+        prefetcher: Makes what prefetches from the rows that it is given; called once, on all ranks.
+    """
+
+    def __init__(self, spec: EmbeddingSpec, router: Router, prefetcher: Callable[[Router, Tensor], Prefetcher]) -> None:
         self.spec = spec
+        self._make_prefetcher = prefetcher
+        self._prefetcher: Prefetcher | None = None
         self._router = router
         self._rows = router.shared_rows(spec.name, spec.dtype, [spec.embedding_dim])
         self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
@@ -49,7 +61,29 @@ class PygEmbeddingStore:
         self._shard.check_open()
         self.spec.check_gradients(ids, gradients, CPU)
         distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
-        self._shard.update(*self._router.send(distinct, sums, call), rule)
+        positions, sums = self._router.send(distinct, sums, call)
+        if self._prefetcher is not None:
+            self._prefetcher.begin_update(positions)
+        self._shard.update(positions, sums, rule)
+        if self._prefetcher is not None:
+            self._prefetcher.end_update()
+
+    def prefetch(self, ids: Tensor) -> Callable[[], Tensor]:
+        call = f"prefetch of embedding store {self.spec.name!r}"
+        self._shard.check_open()
+        self.spec.check_ids(ids, CPU)
+        ids = ids.clone()
+        if self._router.one_host:
+            return partial(self.lookup, ids)  # reading memory needs no time ahead
+        if self._prefetcher is None:
+            self._prefetcher = self._make_prefetcher(self._router, self._rows)
+        fetching = self._prefetcher.start(ids, call)
+
+        def finish() -> Tensor:
+            self._shard.check_open()
+            return fetching()
+
+        return finish
 
     @property
     def closed(self) -> bool:
@@ -58,6 +92,7 @@ class PygEmbeddingStore:
     def close(self) -> None:
         self._shard.close()
         self._rows = self._rows[:0].clone()
+        self._prefetcher = None
 
 
 class PygTensorStore:

@@ -94,6 +94,13 @@ class Cases:
             oracle.apply_gradients(torch.cat(ids), torch.cat(gradients), rule)
             asked = self.ids()[self.backend.rank]
             self.same(store.lookup(asked), oracle.lookup(asked))
+            finish = store.prefetch(asked)
+            if self.random.random() < 0.7:
+                ids = self.ids()
+                gradients = self.rows(ids, (spec.embedding_dim,), torch.float32)
+                store.apply_gradients(ids[self.backend.rank], gradients[self.backend.rank], rule)
+                oracle.apply_gradients(torch.cat(ids), torch.cat(gradients), rule)
+            self.same(finish(), oracle.lookup(asked))
         everything = torch.arange(self.size)
         self.same(store.lookup(everything), oracle.lookup(everything))
         store.close()
@@ -145,6 +152,8 @@ def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> Non
 def count_bytes(backend: PygBackend) -> dict[str, float]:
     """Return what is sent over what must be: each remote row once, and 8 bytes of its id, in batches of 65,536 ids."""
     ratios = {}
+    ranks = backend._ranks
+    assert ranks is not None
     for batch in ("uniform", "skewed"):
         spec = EmbeddingSpec(batch, 200_000, 32)
         store = backend.open_embedding(spec)
@@ -156,11 +165,11 @@ def count_bytes(backend: PygBackend) -> dict[str, float]:
             if batch == "skewed":
                 ids = ids**2 // spec.num_embeddings  # more than half of them are rank 0's
             remote = torch.unique(ids[(ids < own[0]) | (ids >= own[1])]).numel()
-            before = backend._ranks.bytes_sent
+            before = ranks.bytes_sent
             store.lookup(ids)
             store.apply_gradients(ids, torch.ones(65_536, 32), SGD())
             if step >= 2:  # messages have found their size
-                counts += torch.tensor([backend._ranks.bytes_sent - before, 2 * remote * (8 + 32 * 4)])
+                counts += torch.tensor([ranks.bytes_sent - before, 2 * remote * (8 + 32 * 4)])
         dist.all_reduce(counts)
         ratios[batch] = float(counts[0] / counts[1])
     return ratios
