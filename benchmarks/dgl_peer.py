@@ -11,7 +11,7 @@ As a rank of a job, on one machine or several (each has a server, at the address
 The first rank of each machine starts that machine's server. "Machines" may be network namespaces, each with a
 ``/dev/shm`` of its own, for DGL's names there are the same on all. A step is ``zero_grad``, a lookup of K ids,
 ``backward`` and ``step``; without ``zero_grad`` DGL applies the gradients of all steps before again. Rank 0 prints
-JSON: rows a second of one rank in the median step, and the CPU seconds of all ranks and servers a row.
+what it measured as JSON; the CPU seconds are those of all ranks and servers.
 """
 
 import argparse
@@ -19,19 +19,18 @@ import contextlib
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
+from embedding_cases import COLUMNS, measure_cases, training
 
 from distgnn.backends.dgl.graphbolt import import_dgl
 
@@ -42,8 +41,6 @@ from dgl.distributed.graph_partition_book import NodePartitionPolicy, RangeParti
 from dgl.distributed.kvstore import KVServer  # noqa: E402
 from dgl.distributed.rpc_server import start_server  # noqa: E402
 from dgl.distributed.server_state import ServerState  # noqa: E402
-
-DIM = 64
 
 
 def policy(rows: int, part: int, parts: int) -> NodePartitionPolicy:
@@ -63,48 +60,33 @@ def serve(arguments: argparse.Namespace, part: int, config: str) -> None:
     start_server(part, config, 1, arguments.ranks, ServerState(store, None, split.partition_book))
 
 
-def measure(arguments: argparse.Namespace, part: int, config: str, server: psutil.Process | None) -> dict[str, Any]:
+def measure(
+    arguments: argparse.Namespace, part: int, config: str, server: psutil.Process | None
+) -> dict[str, dict[str, float]]:
     """Train for some steps of each size."""
     dgl_distributed.initialize(config)
     dist.init_process_group(
         "gloo", init_method=f"tcp://{arguments.master}", rank=arguments.rank, world_size=arguments.ranks
     )
     split = policy(arguments.rows, part, len(arguments.servers))
-    table = dgl_distributed.DistEmbedding(arguments.rows, DIM, name="table", part_policy=split)
+    table = dgl_distributed.DistEmbedding(arguments.rows, COLUMNS, name="table", part_policy=split)
     optimizer = dgl_distributed.optim.SparseAdam([table], lr=0.001)
 
-    def step(ids: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        table(ids).sum().backward()
-        optimizer.step()
-
-    def cpu_seconds() -> torch.Tensor:
+    def cpu_seconds() -> float:
         own = time.process_time() + (sum(server.cpu_times()[:2]) if server is not None else 0.0)
         seconds = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(seconds)
-        return seconds
+        return float(seconds)
 
-    generator = np.random.default_rng(arguments.rank)
-    cases = {}
-    for count in arguments.ids:
-        steps = max(4, arguments.steps * 4096 // count)
-        batches = [torch.from_numpy(generator.integers(0, arguments.rows, count)) for _ in range(steps + 1)]
-        step(batches[0])
-        times, before = [], cpu_seconds()
-        for ids in batches[1:]:
-            begin = time.perf_counter()
-            step(ids)
-            times.append(time.perf_counter() - begin)
-        used = float(cpu_seconds() - before)
-        cases[str(count)] = {
-            "rows_per_second": count / statistics.median(times),
-            "cpu_seconds_per_row": used / (steps * count * arguments.ranks),
-        }
-    return {"engine": f"DGL {dgl.__version__}", "machines": len(arguments.servers), "ranks": arguments.ranks} | {
-        "rows": arguments.rows,
-        "columns": DIM,
-        "ids": cases,
-    }
+    return measure_cases(
+        training(table, optimizer),
+        torch.no_grad()(table),
+        cpu_seconds,
+        num_rows=arguments.rows,
+        steps=arguments.steps,
+        rank=arguments.rank,
+        ranks=arguments.ranks,
+    )
 
 
 def rank(arguments: argparse.Namespace) -> None:
@@ -153,8 +135,7 @@ def main() -> None:
     parser.add_argument("--master", help="ADDRESS:PORT, free, of rank 0's machine")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--ids", type=int, nargs="+", default=[4096, 65536])
-    parser.add_argument("--steps", type=int, default=100, help="at 4,096 ids; as many rows of larger ones")
+    parser.add_argument("--steps", type=int, default=40, help="at 4,096 ids; a quarter of it at 65,536")
     arguments = parser.parse_args()
     if arguments.rank is not None:
         rank(arguments)

@@ -1,8 +1,15 @@
-"""Lookup + update of stored embeddings by Adam, beside torch's nn.Embedding(sparse=True) with SparseAdam.
+"""Lookup + update of embeddings by Adam, beside torch's on one machine and beside DGL's on two.
 
-Two ranks on this machine, one thread each. In every round rank 0 measures torch and the memory backend while the other
-rank waits, then both measure the pyg backend; rounds repeat, and medians are shown. A step is a lookup of K ids and an
-update with a gradient for each, through autograd. Writes embeddings.json and embeddings.png into --out.
+A table of 1M rows of 64 float32 columns; batches of 4,096 and 65,536 ids, uniform and by Zipf's law; a step is a lookup
+and an update with a gradient for each id, through autograd. Every process has one thread. Engines take turns over some
+rounds, each time in new processes, and medians over the rounds are shown:
+
+- on one machine, nn.Embedding(sparse=True) with SparseAdam and the memory backend in one process, the pyg backend in
+  two, with and without shared memory;
+- on two hosts with a rank each (network namespaces: needs root), the pyg backend and DGL's DistEmbedding with its
+  SparseAdam (needs the extra dgl).
+
+Writes embeddings.json and embeddings.png into --out.
 """
 
 import argparse
@@ -12,137 +19,140 @@ import socket
 import statistics
 import subprocess
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import torch
-import torch.distributed as dist
+from embedding_cases import COLUMNS
+from hosts import ADDRESSES, CABLE, two_hosts
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
-
-import distgnn
-from distgnn.nn import StoredEmbedding
-from distgnn.optim import SparseAdam
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-RANKS, DIM = 2, 64
-Results = dict[str, dict[str, list[float]]]
+HERE = Path(__file__).parent
+Cases = dict[str, dict[str, float]]
 
 
-def draw_ids(count: int, num_rows: int, kind: str, generator: np.random.Generator) -> torch.Tensor:
-    """Draw ids: uniform, or by Zipf's law over a random order of the rows."""
-    if kind == "uniform":
-        return torch.from_numpy(generator.integers(0, num_rows, count))
-    ranks = generator.zipf(1.2, count * 2)
-    return torch.from_numpy((ranks[ranks <= num_rows][:count] * 2654435761) % num_rows)
+def run_ranks(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]) -> Cases:
+    """Run a command a rank, and return what rank 0 measured."""
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.PIPE)  # noqa: S603
+        for command, environment in zip(commands, environments, strict=True)
+    ]
+    outputs = [process.communicate(timeout=900)[0] for process in ranks]
+    if any(process.returncode for process in ranks):
+        sys.exit(f"a rank failed: {commands[0]}")
+    cases: Cases = json.loads(outputs[0].splitlines()[-1])
+    return cases
 
 
-def training(table: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None]:
-    """Return a training step: lookup, backward, update."""
-
-    def step(ids: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        table(ids).sum().backward()
-        optimizer.step()
-
-    return step
-
-
-def rows_per_second(step: Callable[[torch.Tensor], None], batches: list[torch.Tensor]) -> float:
-    """Return rows a second of the median step, after a step that is not counted."""
-    step(batches[0])
-    times = []
-    for ids in batches[1:]:
-        begin = time.perf_counter()
-        step(ids)
-        times.append(time.perf_counter() - begin)
-    return batches[0].numel() / statistics.median(times)
+def ours(engine: str, arguments: argparse.Namespace, hosts: Sequence[Sequence[str]] = ()) -> Cases:
+    """Measure an engine of this library, or torch alone."""
+    command = [sys.executable, str(HERE / "embedding_rank.py"), engine, "--steps", str(arguments.steps)]
+    if engine in {"torch", "memory"}:
+        return run_ranks([command], [{}])
+    job = {"WORLD_SIZE": "2", "MASTER_PORT": free_port(), "MASTER_ADDR": ADDRESSES[0] if hosts else "127.0.0.1"}
+    job["GLOO_SOCKET_IFNAME"] = CABLE if hosts else "lo"
+    commands = [[*(hosts[rank] if hosts else ()), *command] for rank in range(2)]
+    return run_ranks(
+        commands, [{**job, "RANK": str(rank), "LOCAL_RANK": "0" if hosts else str(rank)} for rank in range(2)]
+    )
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    """Be one rank; rank 0 writes the results."""
-    torch.set_num_threads(1)
-    rank = int(os.environ["RANK"])
-    results: Results = defaultdict(lambda: defaultdict(list))
-    with distgnn.use("pyg") as pyg, distgnn.use("memory") as memory:
-        engines: dict[str, Callable[[torch.Tensor], None]] = {}
-        if rank == 0:
-            peer = torch.nn.Embedding(arguments.rows, DIM, sparse=True)
-            engines["torch"] = training(peer, torch.optim.SparseAdam(peer.parameters(), lr=0.001))
-            local = StoredEmbedding(arguments.rows, DIM, name="local", backend=memory)
-            engines["memory"] = training(local, SparseAdam(local, lr=0.001))
-        spread = StoredEmbedding(arguments.rows, DIM, name="spread", backend=pyg)
-        engines["pyg, a rank"] = training(spread, SparseAdam(spread, lr=0.001))
-        generator = np.random.default_rng(rank)
-        for _ in range(arguments.rounds):
-            for kind in ("uniform", "zipf"):
-                for count in (4096, 65536):
-                    steps = arguments.steps if count == 4096 else max(4, arguments.steps // 4)
-                    batches = [draw_ids(count, arguments.rows, kind, generator) for _ in range(steps + 1)]
-                    case = results[f"{kind}, {count:,} ids"]
-                    for engine, step in engines.items():
-                        if engine == "pyg, a rank":
-                            dist.barrier()
-                        case[engine].append(rows_per_second(step, batches))
-    if rank == 0:
-        (arguments.out / "embeddings.json").write_text(json.dumps(results, indent=2) + "\n")
+def dgl(arguments: argparse.Namespace, hosts: Sequence[Sequence[str]]) -> Cases:
+    """Measure DGL."""
+    command = [sys.executable, str(HERE / "dgl_peer.py"), "--steps", str(arguments.steps)]
+    command += ["--servers", ",".join(f"{address}:30050" for address in ADDRESSES), "--master", f"{ADDRESSES[0]}:29500"]
+    commands = [[*host, *command, "--rank", str(rank)] for rank, host in enumerate(hosts)]
+    return run_ranks(commands, [{"GLOO_SOCKET_IFNAME": CABLE}] * 2)
 
 
-def draw(results: Results, path: Path) -> None:
-    """Draw rows a second, a group of bars a case."""
-    figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
-    engines = list(next(iter(results.values())))
-    for number, engine in enumerate(engines):
-        heights = [statistics.median(case[engine]) / 1e6 for case in results.values()]
-        positions = np.arange(len(results)) + 0.27 * (number - 1)
-        axes.bar_label(axes.bar(positions, heights, 0.25, label=engine), fmt="%.2f", fontsize=8)
-    axes.set_xticks(np.arange(len(results)), list(results))
-    axes.set_ylabel("million rows a second")
-    axes.set_title(f"Lookup + Adam update, {DIM} columns; torch and memory: one process, pyg: two ranks")
-    axes.legend()
-    axes.grid(alpha=0.3, axis="y")
-    figure.savefig(path, dpi=150)
+def free_port() -> str:
+    """Find a free port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 def main() -> None:
-    """Start the ranks, then show what they measured."""
+    """Measure all engines in turn, then show the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="steps a round at 4,096 ids, a quarter of it at 65,536")
+    parser.add_argument("--only", nargs="+", default=[], help="engines to measure, by their names in the table")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if "RANK" in os.environ:
-        measure(arguments)
-        return
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    shared |= {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *sys.argv]
-    ranks = [subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank)}) for rank in range(RANKS)]  # noqa: S603
-    codes = [process.wait(timeout=1800) for process in ranks]
-    if any(codes):
-        sys.exit("a rank failed")
+    results: dict[str, list[Cases]] = {}
+    with two_hosts() as hosts:
+        engines = {
+            "torch, 1 process": lambda: ours("torch", arguments),
+            "memory, 1 process": lambda: ours("memory", arguments),
+            "pyg, 2 ranks": lambda: ours("pyg", arguments),
+            "pyg, 2 ranks, no shared memory": lambda: ours("pyg, network only", arguments),
+            "pyg, 2 hosts": lambda: ours("pyg", arguments, hosts),
+            "dgl, 2 hosts": lambda: ours("dgl", arguments, hosts),
+            "DGL's own, 2 hosts": lambda: dgl(arguments, hosts),
+        }
+        chosen = {name: work for name, work in engines.items() if not arguments.only or name in arguments.only}
+        for _ in track(range(arguments.rounds), description="Rounds"):
+            for name, measure in chosen.items():
+                results.setdefault(name, []).append(measure())
+    medians = {
+        name: {
+            case: {what: statistics.median(cases[case][what] for cases in rounds) for what in rounds[0][case]}
+            for case in rounds[0]
+        }
+        for name, rounds in results.items()
+    }
+    (arguments.out / "embeddings.json").write_text(json.dumps({"medians": medians, "rounds": results}, indent=2) + "\n")
+    show(medians)
+    draw(medians, arguments.out / "embeddings.png")
 
-    results: Results = json.loads((arguments.out / "embeddings.json").read_text())
-    table = Table(
-        "case", "torch", "memory", "memory / torch", "pyg, a rank", "pyg / torch", title="million rows a second"
-    )
-    for case, engines in results.items():
-        peer, local, spread = (statistics.median(engines[name]) / 1e6 for name in ("torch", "memory", "pyg, a rank"))
-        numbers = (f"{peer:.2f}", f"{local:.2f}", f"{local / peer:.1f}", f"{spread:.2f}", f"{spread / peer:.1f}")
-        table.add_row(case, *numbers)
-    Console().print(table)
-    draw(results, arguments.out / "embeddings.png")
+
+def show(medians: dict[str, Cases]) -> None:
+    """Print a table a measure; ratios are to torch on one machine, and to DGL's own on two."""
+    titles = {
+        "rows_per_second": "lookup + Adam update: million rows a second a rank",
+        "lookups_per_second": "lookup alone: million rows a second a rank",
+        "cpu_seconds_per_row": "lookup + Adam update: CPU microseconds a row, all processes",
+    }
+    for what, title in titles.items():
+        names = list(medians)
+        table = Table("engine", *medians[names[0]], title=title)
+        for name, cases in medians.items():
+            peer = "DGL's own, 2 hosts" if "hosts" in name else "torch, 1 process"
+            cells = []
+            for case, numbers in cases.items():
+                scale = 1e6 if what == "cpu_seconds_per_row" else 1e-6
+                text = f"{numbers[what] * scale:.2f}"
+                if peer in medians and name != peer:
+                    ratio = numbers[what] / medians[peer][case][what]
+                    text += f" ({1 / ratio if what == 'cpu_seconds_per_row' else ratio:.1f}x)"
+                cells.append(text)
+            table.add_row(name, *cells)
+        Console(width=140).print(table)
+
+
+def draw(medians: dict[str, Cases], path: Path) -> None:
+    """Draw rows a second, a group of bars a case, one plot for one machine and one for two."""
+    figure, plots = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
+    for axes, machines in zip(plots, ("one machine", "two hosts"), strict=True):
+        names = [name for name in medians if ("hosts" in name) == (machines == "two hosts")]
+        for number, name in enumerate(names):
+            heights = [case["rows_per_second"] / 1e6 for case in medians[name].values()]
+            positions = np.arange(len(heights)) + 0.2 * (number - (len(names) - 1) / 2)
+            axes.bar_label(axes.bar(positions, heights, 0.19, label=name), fmt="%.2f", fontsize=7)
+            axes.set_xticks(np.arange(len(heights)), list(medians[name]))
+        axes.set_ylabel("million rows a second a rank")
+        axes.set_title(f"Lookup + Adam update, {COLUMNS} columns, {machines}")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3, axis="y")
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
