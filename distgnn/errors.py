@@ -18,7 +18,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     │   ├── RowsError                   (ValueError)       values or gradients of a wrong shape, type or device
     │   └── NonFiniteGradientError      (ArithmeticError)  NaN or infinite gradients, under DISTGNN_DEBUG=1
     ├── PeerLostError                   (ConnectionError)  another rank or server is gone, or silent for too long
-    ├── CallOrderError                  (RuntimeError)     calls in an order that cannot be; between ranks, under DISTGNN_DEBUG=1
+    ├── CallOrderError                  (RuntimeError)     calls in a wrong order (of ranks: under DISTGNN_DEBUG=1)
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     └── DataError
@@ -97,7 +97,7 @@ class PeerLostError(DistGNNError, ConnectionError):
 
 
 class CallOrderError(DistGNNError, RuntimeError):
-    """Ranks make different store calls; the text names the first that differs. Found only with ``DISTGNN_DEBUG=1``."""
+    """Calls came in an order that cannot be, which the text names; of ranks, it is seen with ``DISTGNN_DEBUG=1``."""
 
 
 class GraphInputError(DistGNNError, ValueError):

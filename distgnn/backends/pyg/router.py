@@ -1,8 +1,8 @@
 """Bringing ids to the ranks that own their rows, and rows back.
 
-A call costs two exchanges while batches keep their size: the first carries sizes and ids together, in messages as
-long as the last call's largest, the second carries the rows. Only when a batch outgrows the messages the rest of its
-ids takes one more. Rows travel in rounds, so that a call needs no more memory for them than its limit.
+Ids travel together with what is to be done with them, in messages that have room for a few more than the last ones
+carried: so while batches keep their size a lookup costs two exchanges and an update one. What does not fit follows in
+one more. Large messages go in rounds, so that a call needs no more memory for them than its limit.
 
 Rows that the ranks of a host have in common are read where they are. They change only in calls that every rank of the
 host has entered, so a call first waits for all of them: then they have finished what came before.
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from distgnn.backends.pyg.ranks import Ranks
     from distgnn.specs import PartitionBook
 
-_STEP = 64  # messages grow by so many ids
+_SPARE = 4  # a message has room for so many ids more than the last one had, and for a sixteenth
+_HEAD = 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Router:
         self.one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
-        self._capacity = _STEP
+        self._room: dict[int, tuple[list[int], list[int]]] = {}  # of messages to and from each rank, by width
 
     def shared_rows(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
         """Return zeros ``[rows of this host, *shape]`` that the ranks of this host have in common."""
@@ -110,31 +111,7 @@ class Router:
             ids: ``[U]``, distinct and ascending.
             call: What it is for.
         """
-        self._ranks.check_order(call)
-        size = self._ranks.size
-        if size == 1:
-            return Route([ids.numel()], [ids.numel()], ids, ids.numel())
-        cuts = torch.searchsorted(ids, self._bounds)
-        out = cuts.diff()
-        message = torch.zeros(size, 2 + self._capacity, dtype=torch.int64)
-        message[:, 0] = out
-        message[:, 1] = out.max()
-        fitting = out.clamp(max=self._capacity).tolist()
-        for rank, (begin, count) in enumerate(zip(cuts.tolist(), fitting, strict=False)):
-            message[rank, 2 : 2 + count] = ids[begin : begin + count]
-        received = self._ranks.exchange(message, [1] * size, [1] * size, call)
-        back, largest = received[:, 0].tolist(), int(received[:, 1].max())
-        parts = [row[2 : 2 + min(count, self._capacity)] for row, count in zip(received, back, strict=True)]
-        if largest > self._capacity:
-            rest_out = [count - fit for count, fit in zip(out.tolist(), fitting, strict=True)]
-            rest_back = [count - part.numel() for count, part in zip(back, parts, strict=True)]
-            rest = torch.cat([ids[end - count : end] for end, count in zip(cuts[1:].tolist(), rest_out, strict=True)])
-            late = torch.split(self._ranks.exchange(rest, rest_out, rest_back, call), rest_back)
-            parts = [torch.cat(pair) for pair in zip(parts, late, strict=True)]
-        # Every rank has seen the same largest count, so the messages of all stay of one length.
-        limit = max(_STEP, self._buffer_bytes // (8 * size))
-        self._capacity = min(limit, -(-(largest + largest // 16) // _STEP) * _STEP or _STEP)
-        return Route(out.tolist(), back, torch.cat(parts) - self.own[0], largest)
+        return self._send(ids, torch.empty(ids.numel(), 0, dtype=torch.uint8), call)[0]
 
     def fetch(self, rows: Tensor, ids: Tensor, call: str) -> Tensor:
         """Read this host's rows where they are, and fetch each row of other hosts once from its owner.
@@ -204,8 +181,46 @@ class Router:
         """
         if self.one_host:
             return self._send_on_host(ids, rows, call)
-        route = self.send_ids(ids, call)
-        return route.positions, self.send_rows(route, rows, call)
+        route, content = self._send(ids, as_bytes(rows).view(ids.numel(), _width(rows)), call)
+        return route.positions, content.view(-1).view(rows.dtype).view(-1, *rows.shape[1:])
+
+    def _send(self, ids: Tensor, content: Tensor, call: str) -> tuple[Route, Tensor]:
+        """Send ids and bytes ``[U, width]`` beside them: what fits in a message at once, the rest in rounds."""
+        self._ranks.check_order(call)
+        width, bounds = content.size(1), torch.searchsorted(ids, self._bounds).tolist()
+        spans = [slice(*span) for span in pairwise(bounds)]
+        out = [span.stop - span.start for span in spans]
+        room_out, room_in = self._room.setdefault(width, ([_SPARE] * len(out), [_SPARE] * len(out)))
+        too_many = [max(0, count - room) for count, room in zip(out, room_out, strict=True)]
+        pieces: list[Tensor] = []
+        for span, count, room in zip(spans, out, room_out, strict=True):
+            fitting = slice(span.start, span.start + min(count, room))
+            blank = torch.zeros(_size(room, width) - _HEAD - (8 + width) * min(count, room), dtype=torch.uint8)
+            head = torch.tensor([count, max(out), max(too_many)])
+            pieces += [as_bytes(head), as_bytes(ids[fitting]), as_bytes(content[fitting]), blank]
+        sizes_out, sizes_in = ([_size(room, width) for room in rooms] for rooms in (room_out, room_in))
+        messages = torch.split(self._ranks.exchange(torch.cat(pieces), sizes_out, sizes_in, call), sizes_in)
+        heads = torch.stack([message[:_HEAD].view(torch.int64) for message in messages])
+        back = heads[:, 0].tolist()
+        largest, most_too_many = heads[:, 1:].amax(0).tolist()
+        came = []
+        for message, count, room in zip(messages, back, room_in, strict=True):
+            middle, fit = _HEAD + 8 * min(count, room), min(count, room)
+            came.append((message[_HEAD:middle], message[middle : middle + width * fit]))
+        if most_too_many:
+            rest = [slice(span.stop - count, span.stop) for span, count in zip(spans, too_many, strict=True)]
+            packed = [torch.cat([as_bytes(ids[some]).view(-1, 8), content[some]], dim=1) for some in rest]
+            too_many_in = [max(0, count - room) for count, room in zip(back, room_in, strict=True)]
+            late = self._in_rounds(torch.cat(packed), too_many, too_many_in, most_too_many, call)
+            more = [(part[:, :8].reshape(-1), part[:, 8:].reshape(-1)) for part in torch.split(late, too_many_in)]
+            came = [pair for both in zip(came, more, strict=True) for pair in both]
+        # Both ends of a message know what it carried, so they agree on the next one's length.
+        limit = self._buffer_bytes // ((8 + width) * len(out))
+        for rooms, counts in ((room_out, out), (room_in, back)):
+            rooms[:] = [min(limit, count + count // 16 + _SPARE) for count in counts]
+        came_ids, came_content = (torch.cat(parts) for parts in zip(*came, strict=True))
+        route = Route(out, back, came_ids.view(torch.int64) - self.own[0], largest)
+        return route, came_content.view(-1, width) if width else came_content.view(sum(back), 0)
 
     def _send_on_host(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
         self._ranks.check_order(call)
@@ -227,10 +242,6 @@ class Router:
         positions, content = (torch.cat(parts) for parts in zip(*came, strict=True))
         return positions.view(torch.int64) - self.own[0], content.view(rows.dtype).view(-1, *rows.shape[1:])
 
-    def send_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
-        """Bring rows ``[U, ...]`` beside their ids to the owners; return ``[len(positions), ...]`` there."""
-        return self._in_rounds(rows, route.out, route.back, route.largest, call)
-
     def return_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
         """Bring the owners' rows ``[len(positions), ...]`` back to who asked; return ``[U, ...]`` there."""
         return self._in_rounds(rows, route.back, route.out, route.largest, call)
@@ -249,11 +260,7 @@ class Router:
         if self._ranks.size == 1:
             return rows
         width = _width(rows)
-        content = (
-            rows.contiguous().view(torch.uint8).view(rows.size(0), width)
-            if rows.numel()
-            else rows.new_empty(0, width, dtype=torch.uint8)
-        )
+        content = as_bytes(rows.contiguous()).view(rows.size(0), width)
         step = max(1, self._buffer_bytes // (width * self._ranks.size))
         if largest <= step:
             received = self._ranks.exchange(content, out, back, call)
@@ -268,6 +275,11 @@ class Router:
                 for goal, part in zip(goals, came, strict=True):
                     goal[done : done + part.size(0)] = part
         return received.view(-1).view(rows.dtype).view(received.size(0), *rows.shape[1:])
+
+
+def _size(room: int, width: int) -> int:
+    """Return the bytes of a message with room for so many ids and rows, a multiple of 8."""
+    return _HEAD + -(-room * (8 + width) // 8) * 8
 
 
 def _width(rows: Tensor) -> int:
