@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS = 1 << 17  # of rows, and of each state: 512 KiB
 
 
-def take_rows(rows: Tensor, ids: Tensor) -> Tensor:
+def take_rows(rows: Tensor, ids: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Copy rows.
 
     Args:
         rows: ``[N, ...]``.
         ids: ``[K]`` int64 in ``[0, N)``; not checked.
+        out: ``[K, ...]``, contiguous and of the rows' type, where they are written; fresh memory if left out.
 
     Returns:
         ``[K, ...]``.
     """
     if not _movable(rows):
-        return rows.index_select(0, ids)
-    taken = rows.new_empty(ids.numel(), *rows.shape[1:])
+        return torch.index_select(rows, 0, ids, out=out)
+    taken = rows.new_empty(ids.numel(), *rows.shape[1:]) if out is None else out
     if taken.numel():
         np.take(_items(rows.contiguous()), ids.numpy(), out=_items(taken), mode="clip")  # other modes copy once more
     return taken
@@ -53,6 +54,21 @@ def put_rows(rows: Tensor, ids: Tensor, values: Tensor) -> None:
         rows.index_copy_(0, ids, values)
     elif values.numel():
         np.put(_items(rows), ids.numpy(), _items(values.contiguous()), mode="clip")
+
+
+def move_rows(goal: Tensor, places: Tensor, rows: Tensor, ids: Tensor) -> None:
+    """Do ``goal[places] = rows[ids]``, a piece at a time that the cache holds.
+
+    Args:
+        goal: ``[M, ...]``, contiguous.
+        places: ``[K]`` int64 in ``[0, M)``, each once; not checked.
+        rows: ``[N, ...]`` of the goal's type.
+        ids: ``[K]`` int64 in ``[0, N)``; not checked.
+    """
+    chunk = _chunk(rows)
+    for begin in range(0, ids.numel(), chunk):
+        part = slice(begin, begin + chunk)
+        put_rows(goal, places[part], take_rows(rows, ids[part]))
 
 
 def group_by_id(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +151,7 @@ def update_rows(
     """
     distinct, order, starts = group_by_id(ids)
     gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
-    chunk = max(1, _CHUNK_ELEMENTS // rows.size(1))
+    chunk = _chunk(rows)
     for begin in range(0, distinct.numel(), chunk):
         some = distinct[begin : begin + chunk]
         first, end = starts[begin : begin + chunk], starts[begin + chunk : begin + chunk + 1]
@@ -155,6 +171,10 @@ def _segment_sums(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         return take_rows(rows, order)
     sums: Tensor = torch.embedding_bag(rows, order, starts)[0]
     return sums
+
+
+def _chunk(rows: Tensor) -> int:
+    return max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1:].numel()))
 
 
 def _movable(rows: Tensor) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 import distgnn
 from distgnn.nn import StoredEmbedding
+from distgnn.optim import SparseSGD
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -34,3 +35,40 @@ def test_the_first_forward_sizes_the_table_by_the_largest_id_of_any_rank() -> No
     with distgnn.use("pyg"):
         assert table(ids).shape == (ids.numel(), 2)
         assert table.num_embeddings == WORLD_SIZE * 3
+
+
+def test_a_table_that_an_evaluation_opened_trains_like_any_other() -> None:
+    table = StoredEmbedding(9, 2, name="table", seed=0)
+    optimizer = SparseSGD(table, lr=1.0)
+    with distgnn.use("pyg"):
+        with torch.inference_mode():
+            before = table(torch.arange(9)).clone()
+        table(torch.arange(RANK, 9, WORLD_SIZE)).sum().backward()
+        optimizer.step()
+        with torch.inference_mode():
+            assert torch.equal(table(torch.arange(9)), before - 1)
+
+
+def test_the_forward_after_a_prefetch_sees_the_update_between_them() -> None:
+    table = StoredEmbedding(9, 2, name="table", seed=0)
+    optimizer = SparseSGD(table, lr=1.0)
+    ids = torch.arange(9)
+    with distgnn.use("pyg"):
+        before = table(ids).detach()
+        table(ids[RANK::WORLD_SIZE]).sum().backward()
+        table.prefetch(ids)
+        optimizer.step()
+        assert torch.equal(table(ids), before - 1)
+        table.prefetch(ids)
+        with pytest.raises(
+            distgnn.CallOrderError, match=r"'table'.*must be of the ids that were prefetched, 9 of them"
+        ):
+            table(ids[:3])
+        assert torch.equal(table(ids[:3]), (before - 1)[:3])
+
+
+def test_a_store_that_cannot_prefetch_leaves_all_to_the_forward() -> None:
+    table = StoredEmbedding(9, 2, name="table", seed=0)
+    with distgnn.use("memory"):
+        table.prefetch(torch.arange(9))
+        assert table(torch.arange(3)).shape == (3, 2)

@@ -203,7 +203,8 @@ def _mapped(descriptor: int) -> Tensor:
     size = os.fstat(descriptor).st_size
     memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     os.close(descriptor)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    with torch.inference_mode(mode=False):  # else none but that mode may write to it
+        return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _aligned(length: int) -> int:

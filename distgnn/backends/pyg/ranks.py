@@ -85,7 +85,15 @@ class Ranks:
                 f"that they run, or open the backend with share_memory=False ({first_line(error)})"
             ) from error
 
-    def exchange(self, send: Tensor, counts_out: Sequence[int], counts_in: Sequence[int], call: str) -> Tensor:
+    def exchange(
+        self,
+        send: Tensor,
+        counts_out: Sequence[int],
+        counts_in: Sequence[int],
+        call: str,
+        *,
+        received: Tensor | None = None,
+    ) -> Tensor:
         """Send rows to every rank and receive from every rank.
 
         Args:
@@ -93,6 +101,7 @@ class Ranks:
             counts_out: Number of rows for each rank.
             counts_in: Number of rows from each rank.
             call: What it is for, for the text of an error.
+            received: ``[sum(counts_in), ...]``, contiguous, where they are written; fresh memory if left out.
 
         Returns:
             ``[sum(counts_in), ...]`` in the order of ranks.
@@ -103,7 +112,9 @@ class Ranks:
         if self.size == 1:
             return send
         with self._noticing_losses(call):
-            return self._exchange(send, counts_out, counts_in)
+            received = send.new_empty(sum(counts_in), *send.shape[1:]) if received is None else received
+            self._exchange(send, list(counts_out), received, list(counts_in))
+            return received
 
     def exchange_on_host(self, outgoing: Sequence[Sequence[Tensor]], call: str) -> list[Sequence[Tensor]]:
         """Do what :meth:`Host.exchange` does.
@@ -175,16 +186,14 @@ class Ranks:
         group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=limit)
         return group
 
-    def _exchange(self, send: Tensor, counts_out: Sequence[int], counts_in: Sequence[int]) -> Tensor:
-        received = send.new_empty(sum(counts_in), *send.shape[1:])
+    def _exchange(self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]) -> None:
         first, end = self.host.members[0], self.host.members[-1] + 1
-        parts, places = torch.split(send, list(counts_out)), torch.split(received, list(counts_in))
+        parts, places = torch.split(send, counts_out), torch.split(received, counts_in)
         came = self.host.exchange([[as_bytes(part)] for part in parts[first:end]])
         for place, (piece,) in zip(places[first:end], came, strict=True):
             as_bytes(place)[:] = piece
         if end - first < self.size:
-            self._exchange_between_hosts(send, list(counts_out), received, list(counts_in))
-        return received
+            self._exchange_between_hosts(send, counts_out, received, counts_in)
 
     def _exchange_between_hosts(
         self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]

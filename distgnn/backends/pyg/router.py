@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.backends.pyg.ranks import as_bytes
-from distgnn.optim.rows import group_by_id, put_rows, take_rows
+from distgnn.optim.rows import group_by_id, move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,20 @@ class Far:
     rows: Tensor
 
 
+class Scratch:
+    """Memory kept from call to call: large memory that is new costs as much as filling it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, num_bytes: int) -> Tensor:
+        """Return bytes, which are overwritten by whoever takes next."""
+        if num_bytes > self._memory.numel():
+            with torch.inference_mode(mode=False):  # else none but that mode may write to it
+                self._memory = torch.empty(num_bytes + num_bytes // 8, dtype=torch.uint8)
+        return self._memory[:num_bytes]
+
+
 class Router:
     """Routes the calls of one store.
 
@@ -90,6 +104,7 @@ class Router:
         self.one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
+        self._outgoing, self._incoming, self._gathered = Scratch(), Scratch(), Scratch()
         self._room: dict[int, tuple[list[int], list[int]]] = {}  # of messages to and from each rank, by width
 
     def shared_rows(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -141,9 +156,9 @@ class Router:
     def put_together(self, rows: Tensor, far: Far) -> Tensor:
         """Do the rest of :meth:`fetch`."""
         fetched = rows.new_empty(far.ids.numel(), *rows.shape[1:])
-        put_rows(fetched, far.places, take_rows(far.rows, torch.repeat_interleave(far.times)))
+        move_rows(fetched, far.places, far.rows, torch.repeat_interleave(far.times))
         here = ((far.ids >= self.near[0]) & (far.ids < self.near[1])).nonzero().squeeze(1)
-        put_rows(fetched, here, take_rows(rows, far.ids.index_select(0, here) - self.near[0]))
+        move_rows(fetched, here, rows, far.ids.index_select(0, here) - self.near[0])
         return fetched
 
     def refresh(self, rows: Tensor, far: Far, changed: Tensor, call: str) -> None:
@@ -177,7 +192,7 @@ class Router:
 
         Returns:
             What came to this rank, in the order of ranks: positions ``[K]``, counted from its first row, and rows
-            ``[K, ...]``.
+            ``[K, ...]``, to be used before the next call.
         """
         if self.one_host:
             return self._send_on_host(ids, rows, call)
@@ -199,7 +214,9 @@ class Router:
             head = torch.tensor([count, max(out), max(too_many)])
             pieces += [as_bytes(head), as_bytes(ids[fitting]), as_bytes(content[fitting]), blank]
         sizes_out, sizes_in = ([_size(room, width) for room in rooms] for rooms in (room_out, room_in))
-        messages = torch.split(self._ranks.exchange(torch.cat(pieces), sizes_out, sizes_in, call), sizes_in)
+        going = torch.cat(pieces, out=self._outgoing.take(sum(sizes_out)))
+        received = self._incoming.take(sum(sizes_in))
+        messages = torch.split(self._ranks.exchange(going, sizes_out, sizes_in, call, received=received), sizes_in)
         heads = torch.stack([message[:_HEAD].view(torch.int64) for message in messages])
         back = heads[:, 0].tolist()
         largest, most_too_many = heads[:, 1:].amax(0).tolist()
@@ -218,9 +235,10 @@ class Router:
         limit = self._buffer_bytes // ((8 + width) * len(out))
         for rooms, counts in ((room_out, out), (room_in, back)):
             rooms[:] = [min(limit, count + count // 16 + _SPARE) for count in counts]
-        came_ids, came_content = (torch.cat(parts) for parts in zip(*came, strict=True))
-        route = Route(out, back, came_ids.view(torch.int64) - self.own[0], largest)
-        return route, came_content.view(-1, width) if width else came_content.view(sum(back), 0)
+        came_ids, came_content = zip(*came, strict=True)
+        route = Route(out, back, torch.cat(came_ids).view(torch.int64) - self.own[0], largest)
+        gathered = torch.cat(came_content, out=self._gathered.take(width * sum(back)))
+        return route, gathered.view(sum(back), width)
 
     def _send_on_host(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
         self._ranks.check_order(call)
@@ -239,8 +257,10 @@ class Router:
             more = largest > step  # then the next round overwrites this one
             came += [(one.clone(), many.clone()) if more else (one, many) for _, one, many in pieces]
             done += step
-        positions, content = (torch.cat(parts) for parts in zip(*came, strict=True))
-        return positions.view(torch.int64) - self.own[0], content.view(rows.dtype).view(-1, *rows.shape[1:])
+        came_ids, came_rows = zip(*came, strict=True)
+        content = torch.cat(came_rows, out=self._gathered.take(sum(part.numel() for part in came_rows)))
+        positions = torch.cat(came_ids).view(torch.int64) - self.own[0]
+        return positions, content.view(rows.dtype).view(-1, *rows.shape[1:])
 
     def return_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
         """Bring the owners' rows ``[len(positions), ...]`` back to who asked; return ``[U, ...]`` there."""
