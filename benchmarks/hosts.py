@@ -10,8 +10,11 @@ ADDRESSES = ("10.78.0.1", "10.78.0.2")
 
 
 @contextmanager
-def two_hosts() -> Iterator[list[list[str]]]:
+def two_hosts(rate: str | None = None) -> Iterator[list[list[str]]]:
     """Make them, yield for each the command that runs another command there, and remove them.
+
+    Args:
+        rate: What the cable carries in each direction, as ``tc`` writes it (``1gbit``); None is as fast as it can.
 
     Raises:
         OSError: They cannot be made here; the text says why.
@@ -26,6 +29,9 @@ def two_hosts() -> Iterator[list[list[str]]]:
             _ip("-n", name, "address", "add", f"{address}/24", "dev", CABLE)
             _ip("-n", name, "link", "set", CABLE, "up")
             _ip("-n", name, "link", "set", "lo", "up")
+            if rate is not None:
+                limit = ["tc", "qdisc", "add", "dev", CABLE, "root", "tbf", "rate", rate]
+                _ip("netns", "exec", name, *limit, "burst", "256kb", "latency", "50ms")
         # Hosts share no shared memory: DGL's names in /dev/shm are the same on all of them.
         alone = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
         yield [["ip", "netns", "exec", name, *alone] for name in names]
