@@ -1,0 +1,1 @@
+"""The ``dgl`` backend: rows on DGL's servers, one a host, reached by DGL's own RPC."""
