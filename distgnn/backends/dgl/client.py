@@ -52,7 +52,9 @@ class Client(KVClient):
         self._push_handlers[key], self._pull_handlers[key] = default_push_handler, default_pull_handler
 
     def forget(self, key: str) -> None:
-        """Undo :meth:`map`."""
+        """Undo :meth:`map`; graphs were never mapped."""
+        if key not in self._data_name_list:
+            return
         self._data_name_list.discard(key)
         policy = self._part_policy[key].policy_str
         self._by_policy.pop(policy, None)

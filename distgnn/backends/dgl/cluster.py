@@ -15,9 +15,8 @@ from dgl.distributed import kvstore, rpc
 from distgnn.backends.dgl.client import Client
 from distgnn.backends.dgl.engine import Engine
 from distgnn.backends.dgl.launch import start_servers
-from distgnn.backends.dgl.server import QUEUE_BYTES
 from distgnn.backends.dgl.sockets import Connections, free_port, is_listening
-from distgnn.backends.dgl.wire import BadSignatureError, Call, Reply, ip_config, open_wire
+from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
 from distgnn.errors import PeerLostError
 from distgnn.meeting import first_line, listed, within
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import psutil
 
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
-from distgnn.backends.dgl.server import ServerConfig
 from distgnn.backends.dgl.sockets import free_port, is_listening
 from distgnn.errors import PeerLostError
 from distgnn.meeting import within
@@ -36,6 +35,33 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _REFUSED = "refused: "
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What a server is told at its start.
+
+    Args:
+        addresses: ``address:port`` of every server.
+        part: Which of them this one is.
+        world_size: Number of ranks.
+        job: A name that no other job has.
+        secret: What messages are signed with, in hexadecimal.
+        timeout: Seconds to wait for the ranks at the start.
+        threads: For updates.
+    """
+
+    addresses: tuple[str, ...]
+    part: int
+    world_size: int
+    job: str
+    secret: str
+    timeout: float
+    threads: int
+
+    def to_json(self) -> str:
+        """Write it as one line."""
+        return json.dumps(asdict(self)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,11 @@ def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens, or has ended."""
     command = [sys.executable, "-m", "distgnn.backends.dgl.server"]
     # It must find the modules that this process finds, and outlive a Ctrl-C in the terminal until its ranks end.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(config.threads)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": str(config.threads),
+    }
     process = subprocess.Popen(  # noqa: S603  # our own
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
     )

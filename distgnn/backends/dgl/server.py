@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
 from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING
 
@@ -18,44 +17,17 @@ import torch
 from dgl.distributed import rpc
 from dgl.distributed.kvstore import KVServer
 
+from distgnn.backends.dgl.launch import ServerConfig
 from distgnn.backends.dgl.rows import ServerRows, remove_names
 from distgnn.backends.dgl.service import Service, lost
 from distgnn.backends.dgl.sockets import Connections
-from distgnn.backends.dgl.wire import BadSignatureError, Call, Reply, ip_config, open_wire
+from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-QUEUE_BYTES = 1 << 40  # that is, no limit: callers wait for answers
 _LOOK_SECONDS = 0.2
 _FLUSH_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """What a server is told at its start.
-
-    Args:
-        addresses: ``address:port`` of every server.
-        part: Which of them this one is.
-        world_size: Number of ranks.
-        job: A name that no other job has.
-        secret: What messages are signed with, in hexadecimal.
-        timeout: Seconds to wait for the ranks at the start.
-        threads: For updates.
-    """
-
-    addresses: tuple[str, ...]
-    part: int
-    world_size: int
-    job: str
-    secret: str
-    timeout: float
-    threads: int
-
-    def to_json(self) -> str:
-        """Write it as one line."""
-        return json.dumps(asdict(self)) + "\n"
 
 
 def main() -> None:

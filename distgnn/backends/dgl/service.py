@@ -212,8 +212,8 @@ class Service:
 
     def _open_graph(self, calls: Sequence[Call], key: str, spec: GraphSpec, kind: str) -> None:
         self._ranges[key] = self._new_ranges(kind, spec.num_nodes)
-        edges = next(call.tensors[0] for call in calls if call.tensors)
-        self._shards[key] = DGLGraphShard(spec, edges, self._ranges[key])
+        edges = next(call.tensors for call in calls if call.tensors)
+        self._shards[key] = DGLGraphShard(spec, torch.stack(edges), self._ranges[key])
 
     def _open_dgl(
         self,

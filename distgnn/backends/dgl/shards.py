@@ -38,7 +38,9 @@ class DGLEmbeddingShard(EmbeddingShard):
         kind, size = type(rule), self._ranges.stop - self._ranges.start
         if kind not in self._state:
             state = new_state(rule, size, self.spec.embedding_dim, CPU)
-            self._state[kind] = {name: self._keep(f"{self._key}.{kind.__qualname__}.{name}", state[name]) for name in state}
+            self._state[kind] = {
+                name: self._keep(f"{self._key}.{kind.__qualname__}.{name}", state[name]) for name in state
+            }
         super().update(positions, gradients, rule)
 
     def _keep(self, key: str, rows: Tensor) -> Tensor:
@@ -93,4 +95,3 @@ class DGLGraphShard(GraphShard):
     def close(self) -> None:
         super().close()
         self._graph = None
-

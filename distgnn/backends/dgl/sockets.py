@@ -48,9 +48,8 @@ class Connections:
         if not Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket:"):
             return
         connection = socket.socket(fileno=os.dup(number))
-        ends = () if connection.family != socket.AF_INET else (connection.getsockname(), connection.getpeername())
-        names = {f"{address}:{port}" for address, port in ends} & ours
-        if len(names) != 1:
+        names = _ends(connection) & ours
+        if not names:
             connection.close()
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,6 +72,15 @@ class Connections:
                 os.dup2(self._silent[0].fileno(), number)
                 connection.close()
                 self._open.remove((name, number, connection))
+
+
+def _ends(connection: socket.socket) -> set[str]:
+    if connection.family != socket.AF_INET:
+        return set()
+    try:
+        return {"{}:{}".format(*end) for end in (connection.getsockname(), connection.getpeername())}
+    except OSError:
+        return set()  # it listens, or is not connected
 
 
 def _alive(connection: socket.socket) -> bool:

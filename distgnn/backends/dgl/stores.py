@@ -167,7 +167,7 @@ class DGLGraphStore(_Store):
         self.fingerprint = fingerprint
         super().__init__(engine, ranges)
         # One rank a host is enough to bring the edges there.
-        edges = {engine.part: (edge_index.contiguous(),)} if engine.first_of_part else {}
+        edges = {engine.part: tuple(edge_index)} if engine.first_of_part else {}
         arguments = (self._key, spec, ranges.kind)
         engine.together("open_graph", arguments, f"opening of {spec}", edges)
 
@@ -194,9 +194,7 @@ class DGLGraphStore(_Store):
             return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)
         return self._merged(nodes, slots, found)
 
-    def _merged(
-        self, nodes: Tensor, slots: dict[int, Tensor], found: dict[int, tuple[Tensor, ...]]
-    ) -> InEdges:
+    def _merged(self, nodes: Tensor, slots: dict[int, Tensor], found: dict[int, tuple[Tensor, ...]]) -> InEdges:
         """Put the edges that parts found in the order of ``nodes``."""
         position = torch.cat([slots[part].repeat_interleave(found[part][2]) for part in found])
         order = position.argsort(stable=True)

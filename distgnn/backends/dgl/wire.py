@@ -10,10 +10,12 @@ from __future__ import annotations
 import hmac
 import pickle
 import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
 from dgl.distributed import rpc
 
 from distgnn import errors
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+QUEUE_BYTES = 1 << 40  # that is, no limit: callers wait for answers
 _SERVICE = 0x6E0100  # DGL's own services have smaller numbers
 _SIGNATURE_BYTES = 32
 
@@ -38,11 +41,17 @@ class _Message:
 
     def __getstate__(self) -> tuple[object, ...]:
         plain = [getattr(self, field.name) for field in fields(self) if field.name != "tensors"]  # type: ignore[arg-type]
-        return (*plain, *self.tensors)
+        return (*plain, *map(_dense, self.tensors))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         names = [field.name for field in fields(self) if field.name != "tensors"]  # type: ignore[arg-type]
         vars(self).update(zip(names, state, strict=False), tensors=state[len(names) :])
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    # DGL minds the stride of a size of 0 or 1, torch does not.
+    odd = not {0, 1}.isdisjoint(tensor.shape)
+    return tensor.clone(memory_format=torch.contiguous_format) if odd else tensor.contiguous()
 
 
 @dataclass
@@ -121,7 +130,8 @@ def open_wire(secret: str) -> None:
 @contextmanager
 def ip_config(addresses: Sequence[str]) -> Iterator[str]:
     """Write the file in which DGL looks for its servers; it reads it at once and needs it no more."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # DGL leaves it open
         file.write("".join(f"{address.replace(':', ' ')}\n" for address in addresses))
         file.flush()
         yield file.name
