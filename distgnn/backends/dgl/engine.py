@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,20 @@ class Engine(ABC):
         given = tensors or {}
         self.ask(operation, arguments, about, {part: given.get(part, ()) for part in range(self.parts)})
 
+    def check_order(self, about: str) -> None:
+        """Make sure that the job lives and, when ``DISTGNN_DEBUG=1``, that every rank makes the same call.
+
+        Raises:
+            PeerLostError: A rank or a server is gone.
+            CallOrderError: Names the first rank whose call differs, and both calls.
+        """
+        self.check_alive(about)
+        if os.environ.get("DISTGNN_DEBUG") == "1":
+            self.together("meet", (), about)
+
     def read(self, key: str, ranges: Ranges, ids: Tensor, about: str) -> Tensor:
         """Fetch rows, those of this host from its memory."""
-        self.check_alive(about)
+        self.check_order(about)
         here = self.rows(key)
         if self.parts == 1:
             return here.index_select(0, ids)

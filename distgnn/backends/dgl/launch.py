@@ -152,7 +152,7 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
 
 def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens, or has ended."""
-    command = [sys.executable, "-m", "distgnn.backends.dgl.server"]
+    command = [sys.executable, "-m", "distgnn.backends.dgl.server", config.job]  # the name is for who looks at processes
     # It must find the modules that this process finds, and outlive a Ctrl-C in the terminal until its ranks end.
     environment = {
         **os.environ,

@@ -104,6 +104,7 @@ def _serve(config: ServerConfig, service: Service, peers: dict[int, str], connec
             time.sleep(_FLUSH_SECONDS)
             _end(config.job, 1)
         if len(service.gone) == config.world_size:
+            time.sleep(_FLUSH_SECONDS)
             _end(config.job, 0)
 
 

@@ -138,10 +138,10 @@ class Service:
         first = self._arguments(calls[0])
         for call in calls[1:]:
             if (call.operation, call.about) != (calls[0].operation, calls[0].about):
-                if all("open" in one.operation for one in (call, calls[0])):
+                if call.operation == calls[0].operation == "open":
                     raise NameConflictError(
-                        f"ranks open different stores at once: rank 0 asks for {calls[0].about}, rank {call.rank} for "
-                        f"{call.about}; every rank must open the same stores in the same order"
+                        f"ranks open different stores at once: rank 0 asks for {first[0]}, rank {call.rank} for "
+                        f"{self._arguments(call)[0]}; every rank must open the same stores in the same order"
                     )
                 raise CallOrderError(
                     f"ranks make different store calls: rank 0 calls {calls[0].about}, rank {call.rank} calls "

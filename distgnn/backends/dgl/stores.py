@@ -183,6 +183,7 @@ class DGLGraphStore(_Store):
         call = f"in_neighbors of graph store {self.spec.name!r}"
         self._check_open()
         self.spec.check_query(nodes, fanout, CPU)
+        self._engine.check_order(call)
         if self._engine.parts == 1:
             asked = {0: (nodes.contiguous(),)}
         else:

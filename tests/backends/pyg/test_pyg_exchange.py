@@ -5,11 +5,11 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.backends.pyg.conftest import StartJob
+    from tests.backends.conftest import StartJob
 
 
 def test_three_ranks_hold_what_one_process_holds_and_send_each_row_once(start_job: StartJob) -> None:
-    job = start_job("exchanging_rank.py", "40", world_size=3)
+    job = start_job("exchanging_rank.py", "pyg", "40", world_size=3)
     codes = job.codes(timeout=100)
     assert codes == [0, 0, 0], next(job.errors(rank)[-3000:] for rank, code in enumerate(codes) if code)
     ratios = json.loads(job.output(0))

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.backends.pyg.conftest import Job, StartJob
+    from tests.backends.conftest import Job, StartJob
 
 SCRIPT = "host_rank.py"
 CABLE = "cable"

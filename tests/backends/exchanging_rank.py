@@ -1,6 +1,6 @@
-"""What a rank does in ``test_pyg_exchange``: many random calls, each compared with the memory backend.
+"""What a rank does to compare a backend with ``memory``: run as ``python exchanging_rank.py BACKEND CASES``.
 
-Every rank draws the numbers of all ranks from the same seed, gives its own to the ``pyg`` backend and those of all to a
+Every rank draws the numbers of all ranks from the same seed, gives its own to the backend and those of all to a
 ``memory`` backend of its own; then both must hold the same. Gradients are multiples of 1/8, whose sums are exact.
 """
 
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from failing_rank import SpreadBackend
 from torch import Tensor
 from torch.testing import assert_close
 
-from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
+import distgnn
+from distgnn import EmbeddingSpec, GraphSpec, SpecError, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.backends.pyg import PygBackend
 from distgnn.optim import SGD, Adagrad, Adam, RowWiseAdagrad
@@ -45,11 +47,11 @@ class Cases:
     """Runs the calls of one case on both backends.
 
     Args:
-        backend: The ``pyg`` backend.
+        backend: The one of several ranks.
         seed: Of everything that is random.
     """
 
-    def __init__(self, backend: PygBackend, seed: int) -> None:
+    def __init__(self, backend: SpreadBackend, seed: int) -> None:
         self.backend, self.memory = backend, MemoryBackend()
         self.random, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
         self.size = self.random.choice(SIZES)
@@ -122,7 +124,7 @@ class Cases:
         assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> None:
+def compare_with_memory(backend: SpreadBackend, *, seeds: range, label: str) -> None:
     works: list[Callable[[Cases], None]] = [
         *(partial(Cases.table, dtype=dtype, rule=rule) for dtype, rule in product(EMBEDDING_DTYPES, RULES)),
         *(partial(Cases.tensor, dtype=dtype, accumulate=add) for dtype, add in product(TENSOR_DTYPES, (False, True))),
@@ -133,6 +135,8 @@ def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> Non
         cases = Cases(backend, seed)
         try:
             work(cases)
+        except SpecError:
+            assert "bfloat16" in str(work)  # which a backend may refuse
         except AssertionError as error:
             raise AssertionError(f"{label}, seed {seed}, {work}, {cases.size} rows: {error}") from error
 
@@ -163,7 +167,11 @@ def count_bytes(backend: PygBackend) -> dict[str, float]:
 
 def main() -> None:
     faulthandler.dump_traceback_later(100, exit=True)
-    cases = int(sys.argv[1])
+    name, cases = sys.argv[1], int(sys.argv[2])
+    if name != "pyg":
+        with distgnn.use(name, timeout=20) as backend:
+            compare_with_memory(backend, seeds=range(cases), label=name)  # type: ignore[arg-type]  # it has ranks
+        return
     small, large = PygBackend(timeout=20, buffer_bytes=256), PygBackend(timeout=20)
     compare_with_memory(small, seeds=range(cases), label="in rounds of 256 bytes")
     compare_with_memory(large, seeds=range(cases, 2 * cases), label="in one round")
