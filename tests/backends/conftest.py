@@ -122,6 +122,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.fixture(params=SPREAD)
+def spread(request: pytest.FixtureRequest) -> str:
+    """Give the name of each backend whose stores are spread over ranks."""
+    return str(request.param)
+
+
 @pytest.fixture
 def start_job(tmp_path: Path) -> Iterator[StartJob]:
     """Give a function that starts a :class:`Job`, which is stopped when the test ends."""
