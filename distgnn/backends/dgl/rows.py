@@ -88,8 +88,12 @@ class Ranges:
 
     def slots(self, ids: Tensor) -> dict[int, Tensor]:
         """Return where in ``ids`` those of each part stand."""
-        parts = torch.bucketize(ids, torch.tensor(self.book.bounds[1:]), right=True)
-        return {part: (parts == part).nonzero().flatten() for part in range(len(self.book.bounds) - 1)}
+        parts = torch.bucketize(ids.contiguous(), self._ends, right=True)
+        return {part: (parts == part).nonzero().flatten() for part in range(self._ends.numel())}
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        return torch.tensor(self.book.bounds[1:])
 
     def key(self, name: str) -> str:
         """Return the key of what DGL knows as the DistTensor ``name``, in the first group of ranks, the only one."""

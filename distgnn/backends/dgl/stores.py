@@ -185,12 +185,12 @@ class DGLGraphStore(_Store):
         self.spec.check_query(nodes, fanout, CPU)
         self._engine.check_order(call)
         if self._engine.parts == 1:
-            asked = {0: (nodes.contiguous(),)}
+            slots, asked = {}, {0: (nodes,)}
         else:
-            slots = self._ranges.slots(nodes)
-            asked = {part: (nodes.index_select(0, at),) for part, at in slots.items() if at.numel()}
+            slots, here = self._ranges.slots(nodes), self._engine.part
+            asked = {part: (nodes[at],) for part, at in slots.items() if at.numel() or part == here}
         found = self._engine.ask("in_edges", (self._key, fanout, seed), call, asked)
-        if self._engine.parts == 1:
+        if not slots:
             sources, edge_ids, degrees = found[0]
             return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)
         return self._merged(nodes, slots, found)
