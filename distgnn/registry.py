@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from distgnn.hookspecs import BackendFactory
 
-_BUILT_IN = {"memory": "distgnn.backends.memory", "pyg": "distgnn.backends.pyg"}
+_BUILT_IN = {
+    "memory": "distgnn.backends.memory",
+    "pyg": "distgnn.backends.pyg",
+    "dgl": "distgnn.backends.dgl",
+}
 _DISTGNN = f"distgnn {__version__}"
 
 _manager = pluggy.PluginManager(hookspecs.PROJECT)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.errors import NameConflictError, RowsError, StoreClosedError
 from distgnn.hookspecs import hookimpl
+from distgnn.open_stores import OpenStores, needed_edges, other_edges
 from distgnn.protocols import InEdges
 from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
-from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec, check_same_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.protocols import UpdateRule
+    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 
 class MemoryEmbeddingStore(EmbeddingShard):
@@ -83,9 +83,6 @@ class MemoryGraphStore(GraphShard):
         return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)
 
 
-_Store = TypeVar("_Store", MemoryEmbeddingStore, MemoryTensorStore, MemoryGraphStore)
-
-
 class MemoryBackend:
     """Stores in this process.
 
@@ -98,46 +95,28 @@ class MemoryBackend:
     def __init__(self, *, device: str | torch.device = "cpu") -> None:
         # The device of a tensor carries an index, "cuda" alone does not.
         self._device = torch.empty(0, device=device).device
-        self._stores: dict[str, MemoryEmbeddingStore | MemoryTensorStore | MemoryGraphStore] | None = {}
+        self._stores = OpenStores(self.name)
 
     def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
-        return self._attached(spec, MemoryEmbeddingStore) or self._keep(MemoryEmbeddingStore(spec, self._device))
+        store = self._stores.attached(spec, MemoryEmbeddingStore)
+        return store or self._stores.keep(MemoryEmbeddingStore(spec, self._device))
 
     def open_tensor(self, spec: TensorSpec) -> MemoryTensorStore:
-        return self._attached(spec, MemoryTensorStore) or self._keep(MemoryTensorStore(spec, self._device))
+        store = self._stores.attached(spec, MemoryTensorStore)
+        return store or self._stores.keep(MemoryTensorStore(spec, self._device))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
-        store = self._attached(spec, MemoryGraphStore)
-        if store is not None:
-            if edge_index is not None and not store.holds(edge_index):
-                raise NameConflictError(
-                    f"the name {spec.name!r} is open as {spec} with other edges; choose another name"
-                )
-            return store
-        if edge_index is None:
-            raise RowsError(f"graph store {spec.name!r} is not open yet: give its edge_index of shape [2, E]")
-        return self._keep(MemoryGraphStore(spec, edge_index, self._device))
+        store = self._stores.attached(spec, MemoryGraphStore)
+        if store is None:
+            return self._stores.keep(MemoryGraphStore(spec, needed_edges(spec, edge_index), self._device))
+        if edge_index is not None and not store.holds(edge_index):
+            raise other_edges(spec)
+        return store
 
     def close(self) -> None:
-        for store in (self._stores or {}).values():
-            store.close()
-        self._stores = None
-
-    def _attached(self, spec: Spec, kind: type[_Store]) -> _Store | None:
-        if self._stores is None:
-            raise StoreClosedError(f"the memory backend is closed, {spec} cannot be opened; call distgnn.use('memory')")
-        store = self._stores.get(spec.name)
-        if store is None or store.closed:
-            return None
-        check_same_spec(store.spec, spec)
-        return store if isinstance(store, kind) else None
-
-    def _keep(self, store: _Store) -> _Store:
-        assert self._stores is not None
-        self._stores[store.spec.name] = store
-        return store
+        self._stores.close()
 
 
 @hookimpl

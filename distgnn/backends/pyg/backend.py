@@ -9,8 +9,9 @@ from distgnn.backends.pyg.prefetch import Prefetcher, Turns
 from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
-from distgnn.errors import NameConflictError, RowsError, StoreClosedError
-from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec, check_same_spec
+from distgnn.errors import NameConflictError
+from distgnn.open_stores import OpenStores, needed_edges, other_edges
+from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class PygBackend:
         self._background: Ranks | None = None  # for the threads that prefetch
         self._turns = Turns()
         self._buffer_bytes = buffer_bytes
-        self._stores: dict[str, PygEmbeddingStore | PygTensorStore | PygGraphStore] = {}
+        self._stores = OpenStores(self.name)
 
     @property
     def rank(self) -> int:
@@ -49,33 +50,28 @@ class PygBackend:
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._attached(spec, PygEmbeddingStore)
-        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
+        return store or self._stores.keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._attached(spec, PygTensorStore)
-        return store or self._keep(PygTensorStore(spec, self._router(spec.shape[0])))
+        return store or self._stores.keep(PygTensorStore(spec, self._router(spec.shape[0])))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> PygGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
         store = self._attached(spec, PygGraphStore)
-        if store is not None:
-            assert self._ranks is not None
-            other = edge_index is not None and not store.holds(edge_index)
-            # A rank compares the edges of its own nodes; all of them must refuse, or none.
-            if "other" in self._ranks.gather_texts("other" if other else "same", f"opening of {spec}"):
-                raise NameConflictError(
-                    f"the name {spec.name!r} is open as {spec} with other edges; choose another name"
-                )
-            return store
-        if edge_index is None:
-            raise RowsError(f"graph store {spec.name!r} is not open yet: give its edge_index of shape [2, E]")
-        return self._keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes)))
+        if store is None:
+            edges = needed_edges(spec, edge_index)
+            return self._stores.keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
+        assert self._ranks is not None
+        other = edge_index is not None and not store.holds(edge_index)
+        # A rank compares the edges of its own nodes; all of them must refuse, or none.
+        if "other" in self._ranks.gather_texts("other" if other else "same", f"opening of {spec}"):
+            raise other_edges(spec)
+        return store
 
     def close(self) -> None:
-        for store in self._stores.values():
-            store.close()
-        self._stores.clear()
+        self._stores.close()
         self._turns.wait(_CLOSING)
         for ranks in (self._background, self._ranks):
             if ranks is not None:
@@ -83,23 +79,15 @@ class PygBackend:
         self._ranks = self._background = None
 
     def _attached(self, spec: Spec, kind: type[_Store]) -> _Store | None:
-        if self._ranks is None:
-            raise StoreClosedError(f"the pyg backend is closed, {spec} cannot be opened; call distgnn.use('pyg')")
+        self._stores.check_open(spec)
+        assert self._ranks is not None
         for rank, asked in enumerate(self._ranks.gather_texts(str(spec), f"opening of {spec}")):
             if asked != str(spec):
                 raise NameConflictError(
                     f"ranks open different stores at once: rank {self._ranks.rank} asks for {spec}, rank {rank} for "
                     f"{asked}; every rank must open the same stores in the same order"
                 )
-        store = self._stores.get(spec.name)
-        if store is None or store.closed:
-            return None
-        check_same_spec(store.spec, spec)
-        return store if isinstance(store, kind) else None
-
-    def _keep(self, store: _Store) -> _Store:
-        self._stores[store.spec.name] = store
-        return store
+        return self._stores.attached(spec, kind)
 
     def _router(self, num_rows: int, ranks: Ranks | None = None) -> Router:
         ranks = ranks or self._ranks

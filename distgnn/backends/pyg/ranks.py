@@ -5,7 +5,6 @@ Within a host they go through shared memory, between hosts by gloo collectives.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from contextlib import contextmanager
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 
 from distgnn.backends.pyg.host import Host
-from distgnn.backends.pyg.meeting import find_job, first_line, listed, meet, within
 from distgnn.errors import CallOrderError, PeerLostError
+from distgnn.meeting import connect_ranks, first_line, join_job, listed, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 _TEXT_BYTES = 1024
 _GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
-_opened = itertools.count(1)  # every rank opens the same groups in the same order
 
 
 class Ranks:
@@ -51,34 +48,21 @@ class Ranks:
     """
 
     def __init__(self, timeout: float, *, share_memory: bool = True) -> None:
-        self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
-        self.bytes_sent = 0
         self._timeout = timeout
         self._group: dist.ProcessGroup | None = None
         self._failure = ""
-        if dist.is_initialized():
-            self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        if self.size == 1:
-            self.host = Host(0)
+        self.bytes_sent = 0
+        job = join_job(timeout)
+        self.rank, self.size = job.rank, job.size
+        self.host = Host(self.rank)
+        if job.store is None:
             return
-        if dist.is_initialized():
-            store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
-        else:
-            store, self.rank = find_job(self.size, timeout)
-        # It outlives the group, and tells who is alive after a failure.
-        self._store = meet(PrefixStore(f"distgnn/{next(_opened)}", store), self.rank, self.size, timeout)
+        self._store = job.store  # it outlives the group, and tells who is alive after a failure
+        self._group = connect_ranks(job, timeout, self._new_group)
+        if not share_memory:
+            return
         try:
-            self._group = within(timeout, self._connected)
-        except (RuntimeError, TimeoutError) as error:
-            raise PeerLostError(
-                f"rank {self.rank} has met the other ranks, {self.size} in all, but cannot connect to each of them in "
-                f"{timeout:g} s: if they are on several hosts, name the network interface between them, as in "
-                f"GLOO_SOCKET_IFNAME=eth0 ({first_line(error)})"
-            ) from error
-        try:
-            self.host = within(
-                timeout, lambda: Host(self.rank, self._store if share_memory else None, self.size, timeout)
-            )
+            self.host = within(timeout, lambda: Host(self.rank, self._store, self.size, timeout))
         except (OSError, RuntimeError, TimeoutError) as error:
             raise PeerLostError(
                 f"rank {self.rank} cannot reach the other ranks of its host through Unix sockets in {timeout:g} s: see "
@@ -179,11 +163,8 @@ class Ranks:
             dist.destroy_process_group(self._group)
         self._group = None
 
-    def _connected(self) -> dist.ProcessGroup:
-        limit = timedelta(seconds=self._timeout)
-        if not dist.is_initialized():
-            dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=limit)
-        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=limit)
+    def _new_group(self) -> dist.ProcessGroup:
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
         return group
 
     def _exchange(self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]) -> None:

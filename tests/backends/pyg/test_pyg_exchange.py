@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.backends.pyg.conftest import StartJob
+    from tests.backends.conftest import StartJob
 
 
 @pytest.mark.parametrize("hosts", ["aaa", "abbc", "aba"])
@@ -23,7 +23,7 @@ def test_a_row_goes_once_to_another_host(start_job: StartJob) -> None:
 
 def run(start_job: StartJob, hosts: str) -> str:
     """Run a rank a letter, those of one letter as on one host, and return what rank 0 printed."""
-    job = start_job("exchanging_rank.py", "30", hosts, world_size=len(hosts))
+    job = start_job("exchanging_rank.py", "pyg", "30", hosts, world_size=len(hosts))
     codes = job.codes(timeout=100)
     assert not any(codes), [job.last_error(rank) for rank in range(len(hosts))]
     return job.output(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -10,9 +11,9 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is there
 
 if TYPE_CHECKING:
-    from tests.backends.pyg.conftest import Job, StartJob
+    from tests.backends.conftest import Job, StartJob
 
-SCRIPT = "failing_rank.py"
+SCRIPT = ("failing_rank.py", "pyg")
 
 
 def assert_lost(job: Job, survivors: tuple[int, ...], *, within: float, text: str) -> None:
@@ -23,10 +24,11 @@ def assert_lost(job: Job, survivors: tuple[int, ...], *, within: float, text: st
         assert "closed in 0." in job.output(rank), "close() must not wait for who is gone"
 
 
-@pytest.mark.parametrize("way", ["shared-memory", "network"])
-def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job: StartJob, way: str) -> None:
-    lookups = start_job(SCRIPT, "lookups", "10", way, world_size=3)
-    updates = start_job(SCRIPT, "updates", "10", way, world_size=3)
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job: StartJob, share_memory: bool) -> None:
+    options = json.dumps({"share_memory": share_memory})
+    lookups = start_job(*SCRIPT, "lookups", "10", world_size=3, OPTIONS=options)
+    updates = start_job(*SCRIPT, "updates", "10", world_size=3, OPTIONS=options)
     for job, killed in ((lookups, 2), (updates, 0)):
         job.wait_for("working")
         job.send(killed, signal.SIGKILL)
@@ -37,7 +39,7 @@ def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job:
 
 
 def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meeting_point(start_job: StartJob) -> None:
-    jobs = {stopped: start_job(SCRIPT, "lookups", "4", world_size=size) for stopped, size in ((2, 3), (0, 2))}
+    jobs = {stopped: start_job(*SCRIPT, "lookups", "4", world_size=size) for stopped, size in ((2, 3), (0, 2))}
     for stopped, job in jobs.items():
         job.wait_for("working")
         job.send(stopped, signal.SIGSTOP)
@@ -47,13 +49,13 @@ def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meetin
 
 
 def test_a_late_rank_accuses_no_other(start_job: StartJob) -> None:
-    job = start_job(SCRIPT, "late", "1", world_size=2)
+    job = start_job(*SCRIPT, "late", "1", world_size=2)
     text = "no rank is gone, but a connection broke or a rank was silent for too long, noticed by rank {rank} in lookup"
     assert_lost(job, (0, 1), within=20, text=text)
 
 
 def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(start_job: StartJob) -> None:
-    job = start_job(SCRIPT, "disagreements", "10", world_size=3, DISTGNN_DEBUG="1")
+    job = start_job(*SCRIPT, "disagreements", "10", world_size=3, DISTGNN_DEBUG="1")
     assert job.codes(timeout=30) == [1, 1, 1]
     for rank in range(3):
         assert "NameConflictError: " in job.output(rank), job.errors(rank)
@@ -68,7 +70,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
 
 
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
-    job = start_job(SCRIPT, "bad_ids", "10", world_size=3)
+    job = start_job(*SCRIPT, "bad_ids", "10", world_size=3)
     assert_lost(job, (0, 2), within=20, text="rank 1 is gone, noticed by rank {rank} in lookup of embedding store")
     assert job.codes(1, timeout=1) == [1]
     assert job.last_error(1).startswith("EmbeddingSizeError: embedding store 'words': id 1000 is beyond its 1000 rows")
@@ -79,9 +81,9 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
         port = stranger.getsockname()[1]
-        incomplete = start_job(SCRIPT, "start", "6", world_size=3, present=[0, 1])
-        headless = start_job(SCRIPT, "start", "4", world_size=2, present=[1], MASTER_PORT="9")
-        misled = start_job(SCRIPT, "start", "4", world_size=2, MASTER_PORT=str(port))
+        incomplete = start_job(*SCRIPT, "start", "6", world_size=3, present=[0, 1])
+        headless = start_job(*SCRIPT, "start", "4", world_size=2, present=[1], MASTER_PORT="9")
+        misled = start_job(*SCRIPT, "start", "4", world_size=2, MASTER_PORT=str(port))
         assert [job.codes(timeout=30) for job in (incomplete, headless, misled)] == [[1, 1], [1], [1, 1]]
     assert headless.last_error(1).startswith(
         "PeerLostError: rank 1 of 2 found no job at 127.0.0.1:9, its MASTER_ADDR:MASTER_PORT, in 4 s: start rank 0"
@@ -98,11 +100,11 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
 def test_a_restarted_job_does_not_take_the_ranks_of_its_last_attempt_for_its_own(start_job: StartJob) -> None:
     kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # by torchrun, over all attempts
     settings = {"MASTER_PORT": str(kept.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    first = start_job(SCRIPT, "lookups", "10", world_size=2, **settings)
+    first = start_job(*SCRIPT, "lookups", "10", world_size=2, **settings)
     first.wait_for("working")
     first.stop()
-    early = start_job(SCRIPT, "lookups", "10", world_size=2, present=[1], **settings)
+    early = start_job(*SCRIPT, "lookups", "10", world_size=2, present=[1], **settings)
     early.wait_for("starting")
-    late = start_job(SCRIPT, "lookups", "10", world_size=2, present=[0], **settings)
+    late = start_job(*SCRIPT, "lookups", "10", world_size=2, present=[0], **settings)
     late.wait_for("working")
     early.wait_for("working")

@@ -1,4 +1,4 @@
-"""What a rank does in ``test_pyg_two_hosts``: run as ``python host_rank.py WHAT``."""
+"""What a rank does on a host of its own: run as ``python host_rank.py BACKEND WHAT``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import sys
 
 import torch
 
+from failing_rank import SpreadBackend, opened
+
 from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.backends.memory import MemoryBackend
-from distgnn.backends.pyg import PygBackend
 from distgnn.optim import Adam
 
 
-def start(backend: PygBackend) -> None:
+def start(backend: SpreadBackend) -> None:
     """Only meet the other."""
 
 
-def compare(backend: PygBackend) -> None:
+def compare(backend: SpreadBackend) -> None:
     """Call every store once with each rank's own numbers, and the memory backend with those of both."""
     memory = MemoryBackend()
     mine = slice(backend.rank, None, 2)
@@ -45,7 +46,7 @@ def compare(backend: PygBackend) -> None:
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
 
 
-def lookups(backend: PygBackend) -> None:
+def lookups(backend: SpreadBackend) -> None:
     store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
     for done in range(10**9):
         store.lookup(torch.randint(0, 1000, (500,)))
@@ -55,11 +56,12 @@ def lookups(backend: PygBackend) -> None:
 
 def main() -> None:
     faulthandler.dump_traceback_later(60, exit=True)
-    if sys.argv[1] != "start":
-        PygBackend(timeout=30).close()  # processes start seconds apart on a busy machine
-    backend = PygBackend(timeout=4)
+    name, what = sys.argv[1:]
+    if what != "start":
+        opened(name, 30).close()  # processes start seconds apart on a busy machine
+    backend = opened(name, 4)
     try:
-        globals()[sys.argv[1]](backend)
+        globals()[what](backend)
     finally:
         backend.close()
         sys.stdout.write("closed\n")

@@ -1,16 +1,29 @@
-"""What a rank does in ``test_pyg_failures``: run as ``python failing_rank.py WHAT TIMEOUT [network]``."""
+"""What a rank does when others fail: run as ``python failing_rank.py BACKEND WHAT TIMEOUT``."""
 
 from __future__ import annotations
 
 import faulthandler
+import json
+import os
 import sys
 import time
+from typing import Protocol
 
 import torch
 
+import distgnn
 from distgnn import EmbeddingSpec, NameConflictError, PeerLostError
-from distgnn.backends.pyg import PygBackend
 from distgnn.optim import SGD
+
+
+class SpreadBackend(distgnn.Backend, distgnn.SupportsRanks, Protocol):
+    """A backend of several ranks."""
+
+
+def opened(name: str, timeout: float, **options: int) -> SpreadBackend:
+    backend = distgnn.use(name, timeout=timeout, **options).backend
+    assert isinstance(backend, distgnn.SupportsRanks)
+    return backend  # type: ignore[return-value]  # it is both
 
 
 def say(text: str) -> None:
@@ -18,11 +31,11 @@ def say(text: str) -> None:
     print(text)  # noqa: T201  # it reads the output
 
 
-def start(backend: PygBackend) -> None:
+def start(backend: SpreadBackend) -> None:
     """Only meet the others."""
 
 
-def lookups(backend: PygBackend) -> None:
+def lookups(backend: SpreadBackend) -> None:
     store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
     for done in range(10**9):
         store.lookup(torch.randint(0, 1000, (500,)))
@@ -30,7 +43,7 @@ def lookups(backend: PygBackend) -> None:
             say("working")
 
 
-def updates(backend: PygBackend) -> None:
+def updates(backend: SpreadBackend) -> None:
     store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
     for done in range(10**9):
         store.apply_gradients(torch.randint(0, 1000, (500,)), torch.zeros(500, 16), SGD(lr=0.1))
@@ -38,7 +51,7 @@ def updates(backend: PygBackend) -> None:
             say("working")
 
 
-def disagreements(backend: PygBackend) -> None:
+def disagreements(backend: SpreadBackend) -> None:
     try:
         backend.open_embedding(EmbeddingSpec("words", 1000, 16 if backend.rank == 1 else 32))
     except NameConflictError as error:
@@ -49,32 +62,44 @@ def disagreements(backend: PygBackend) -> None:
         store.lookup(torch.arange(3))
 
 
-def bad_ids(backend: PygBackend) -> None:
+def bad_ids(backend: SpreadBackend) -> None:
     store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
     store.lookup(torch.arange(10))
     store.lookup(torch.tensor([1000 if backend.rank == 1 else 1]))
 
 
-def late(backend: PygBackend) -> None:
+def late(backend: SpreadBackend) -> None:
     store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
     time.sleep(2 if backend.rank == 1 else 0)
     for _ in range(2):  # a message that waits for the late rank is good for one
         store.lookup(torch.arange(10))
 
 
+def late_update(backend: SpreadBackend) -> None:
+    store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
+    time.sleep(2 if backend.rank == 1 else 0)
+    store.apply_gradients(torch.arange(10), torch.zeros(10, 16), SGD())
+
+
+def bad_update(backend: SpreadBackend) -> None:
+    store = backend.open_embedding(EmbeddingSpec("words", 1000, 16))
+    store.apply_gradients(torch.tensor([1000 if backend.rank == 1 else 1]), torch.zeros(1, 16), SGD())
+
+
 def main() -> None:
     faulthandler.dump_traceback_later(60, exit=True)
     say("starting")
-    if sys.argv[1] != "start":
-        PygBackend(timeout=30).close()  # processes start seconds apart on a busy machine, and calls wait for less
+    name, what, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3])
+    if what != "start":
+        opened(name, 30).close()  # processes start seconds apart on a busy machine, and calls wait for less
     begin = time.monotonic()
     try:
-        backend = PygBackend(timeout=float(sys.argv[2]), share_memory="network" not in sys.argv)
+        backend = opened(name, timeout, **json.loads(os.environ.get("OPTIONS", "{}")))
     except PeerLostError:
         say(f"waited {time.monotonic() - begin:.0f} s")
         raise
     try:
-        globals()[sys.argv[1]](backend)
+        globals()[what](backend)
     finally:
         begin = time.monotonic()
         backend.close()

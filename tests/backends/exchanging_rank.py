@@ -1,6 +1,6 @@
-"""What a rank does in ``test_pyg_exchange``: many random calls, each compared with the memory backend.
+"""What a rank does to compare a backend with ``memory``: run as ``python exchanging_rank.py BACKEND CASES [HOSTS]``.
 
-Every rank draws the numbers of all ranks from the same seed, gives its own to the ``pyg`` backend and those of all to a
+Every rank draws the numbers of all ranks from the same seed, gives its own to the backend and those of all to a
 ``memory`` backend of its own; then both must hold the same. Gradients are multiples of 1/8, whose sums are exact.
 """
 
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from failing_rank import SpreadBackend
 from torch import Tensor
 from torch.testing import assert_close
 
-from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
+import distgnn
+from distgnn import EmbeddingSpec, GraphSpec, SpecError, SupportsPrefetch, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.backends.pyg import PygBackend, host
 from distgnn.optim import SGD, Adagrad, Adam, RowWiseAdagrad
@@ -46,11 +48,11 @@ class Cases:
     """Runs the calls of one case on both backends.
 
     Args:
-        backend: The ``pyg`` backend.
+        backend: The one of several ranks.
         seed: Of everything that is random.
     """
 
-    def __init__(self, backend: PygBackend, seed: int) -> None:
+    def __init__(self, backend: SpreadBackend, seed: int) -> None:
         self.backend, self.memory = backend, MemoryBackend()
         self.random, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
         self.size = self.random.choice(SIZES)
@@ -94,7 +96,7 @@ class Cases:
             oracle.apply_gradients(torch.cat(ids), torch.cat(gradients), rule)
             asked = self.ids()[self.backend.rank]
             self.same(store.lookup(asked), oracle.lookup(asked))
-            finish = store.prefetch(asked)
+            finish = store.prefetch(asked) if isinstance(store, SupportsPrefetch) else partial(store.lookup, asked)
             if self.random.random() < 0.7:
                 ids = self.ids()
                 gradients = self.rows(ids, (spec.embedding_dim,), torch.float32)
@@ -134,7 +136,7 @@ class Cases:
         assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> None:
+def compare_with_memory(backend: SpreadBackend, *, seeds: range, label: str) -> None:
     works: list[Callable[[Cases], None]] = [
         *(partial(Cases.table, dtype=dtype, rule=rule) for dtype, rule in product(EMBEDDING_DTYPES, RULES)),
         *(partial(Cases.tensor, dtype=dtype, accumulate=add) for dtype, add in product(TENSOR_DTYPES, (False, True))),
@@ -145,6 +147,8 @@ def compare_with_memory(backend: PygBackend, *, seeds: range, label: str) -> Non
         cases = Cases(backend, seed)
         try:
             work(cases)
+        except SpecError:
+            assert "bfloat16" in str(work)  # which a backend may refuse
         except AssertionError as error:
             raise AssertionError(f"{label}, seed {seed}, {work}, {cases.size} rows: {error}") from error
 
@@ -177,7 +181,12 @@ def count_bytes(backend: PygBackend) -> dict[str, float]:
 
 def main() -> None:
     faulthandler.dump_traceback_later(100, exit=True)
-    cases, hosts = int(sys.argv[1]), sys.argv[2]
+    name, cases = sys.argv[1], int(sys.argv[2])
+    if name != "pyg":
+        with distgnn.use(name, timeout=20) as backend:
+            compare_with_memory(backend, seeds=range(cases), label=name)  # type: ignore[arg-type]  # it has ranks
+        return
+    hosts = sys.argv[3]  # a letter a rank
     host._name_of_host = lambda: hosts[int(os.environ["RANK"])]
     small, large = PygBackend(timeout=20, buffer_bytes=256), PygBackend(timeout=20)
     compare_with_memory(small, seeds=range(cases), label="in rounds of 256 bytes")

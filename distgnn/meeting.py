@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -9,9 +10,10 @@ import uuid
 from concurrent.futures import Future, wait
 from datetime import timedelta
 from threading import Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # it is there
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 from torch.distributed.rendezvous import rendezvous
 
 from distgnn.errors import PeerLostError
@@ -22,6 +24,62 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]  # it is there
 
 _T = TypeVar("_T")
+_joined = itertools.count(1)  # every rank joins the same jobs in the same order
+
+
+class Job(NamedTuple):
+    """The ranks that were started together.
+
+    Args:
+        rank: This process's rank.
+        size: The world size.
+        store: Where they leave word for each other; None for a rank that is alone. It outlives process groups.
+    """
+
+    rank: int
+    size: int
+    store: PrefixStore | None
+
+
+def join_job(timeout: float) -> Job:
+    """Meet the other ranks, as a launcher's environment variables or the default process group tell; or be alone.
+
+    Raises:
+        PeerLostError: Not all ranks came.
+    """
+    if dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+        store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
+    else:
+        rank, size = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        if size > 1:
+            store, rank = find_job(size, timeout)
+    if size == 1:
+        return Job(0, 1, None)
+    return Job(rank, size, meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
+
+
+def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T]) -> _T:
+    """Initialise the default process group if it is not yet, and return what ``connect`` then returns.
+
+    Raises:
+        PeerLostError: A rank cannot be reached.
+    """
+
+    def connected() -> _T:
+        if not dist.is_initialized():
+            limit = timedelta(seconds=timeout)
+            dist.init_process_group("gloo", store=job.store, rank=job.rank, world_size=job.size, timeout=limit)
+        return connect()
+
+    try:
+        return within(timeout, connected)
+    except (RuntimeError, TimeoutError) as error:
+        raise PeerLostError(
+            f"rank {job.rank} has met the other ranks, {job.size} in all, but cannot connect to each of them in "
+            f"{timeout:g} s: if they are on several hosts, name the network interface between them, as in "
+            f"GLOO_SOCKET_IFNAME=eth0 ({first_line(error)})"
+        ) from error
 
 
 def find_job(size: int, timeout: float) -> tuple[Store, int]:

@@ -1,4 +1,4 @@
-"""Training on the ``pyg`` backend equals training on ``memory``, at whatever world size this file is run.
+"""Training on a backend of several ranks equals training on ``memory``, at whatever world size this file is run.
 
 Every rank trains the reference by itself, on its own in-memory backend.
 """
@@ -53,8 +53,8 @@ def train(config: TrainConfig, backend: str) -> tuple[list[float], dict[str, Ten
     return losses, ends
 
 
-def assert_same_training(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, ends = train(config, "pyg")
+def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, ends = train(config, backend)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     expected_losses, expected_ends = train(config, "memory")
     assert len(losses) == STEPS
@@ -66,7 +66,9 @@ def assert_same_training(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise-adagrad", "adam"])
-def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(
+    rule: str, spread: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TrainConfig(
         model="gine",
         epochs=STEPS,
@@ -83,10 +85,10 @@ def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(rule: str, monk
         sparse_lr=0.01,
         norm="none",  # it has a test of its own: rounding grows where a bias before it has no true gradient
     )
-    assert_same_training(config, monkeypatch)
+    assert_same_training(config, spread, monkeypatch)
 
 
-def test_gin_on_all_nodes_of_a_graph_with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gin_on_all_nodes_of_a_graph_with_dropout(spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         epochs=STEPS,
@@ -97,13 +99,15 @@ def test_gin_on_all_nodes_of_a_graph_with_dropout(monkeypatch: pytest.MonkeyPatc
         embedding_dim=6,
         sparse_lr=0.01,
     )
-    assert_same_training(config, monkeypatch)
+    assert_same_training(config, spread, monkeypatch)
 
 
-def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(
+    spread: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TrainConfig(
         epochs=10, batch_size=69, hidden_channels=8, num_layers=2, dropout=0.0, use_dist_embedding=True
     )
-    losses, _ = train(config, "pyg")  # 70 graphs: the second batch of an epoch has one
+    losses, _ = train(config, spread)  # 70 graphs: the second batch of an epoch has one
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert losses == pytest.approx(train(config, "memory")[0], rel=1e-3)

@@ -9,17 +9,17 @@ from distgnn.testing import run_on_ranks
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
-    run_on_ranks(Path(__file__).with_name("test_pyg_conforms.py"), world_size, timeout=300)
+def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> None:
+    run_on_ranks(Path(__file__).with_name(f"test_{spread}_conforms.py"), world_size, timeout=300)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize(
     "file",
     [
-        "test_pyg_listens.py",
-        "test_pyg_stored_embedding.py",
-        "test_pyg_trains_like_memory.py",
+        "test_listens.py",
+        "test_stored_embedding.py",
+        "test_trains_like_memory.py",
         "test_sync_batch_norm.py",
     ],
 )

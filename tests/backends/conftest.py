@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     StartJob = Callable[..., "Job"]
 
 HERE = Path(__file__).parent
+SPREAD = [
+    "pyg",
+    pytest.param("dgl", marks=pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here")),
+]
 
 
 class Job:
@@ -88,6 +94,9 @@ class Job:
     def send(self, rank: int, number: signal.Signals) -> None:
         self._processes[rank].send_signal(number)
 
+    def children(self, rank: int) -> list[psutil.Process]:
+        return psutil.Process(self._processes[rank].pid).children()
+
     def codes(self, *ranks: int, timeout: float) -> list[int]:
         """Wait for ranks, all unless named, and return their exit codes."""
         deadline = time.monotonic() + timeout
@@ -111,6 +120,12 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture(params=SPREAD)
+def spread(request: pytest.FixtureRequest) -> str:
+    """Give the name of each backend whose stores are spread over ranks."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -1,0 +1,102 @@
+"""Opening stores on DGL's servers, on all ranks at once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, TypeVar
+
+from distgnn.backends.dgl.alone import Alone
+from distgnn.backends.dgl.cluster import Cluster
+from distgnn.backends.dgl.rows import check_dtype
+from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
+from distgnn.meeting import connect_ranks, join_job
+from distgnn.open_stores import OpenStores, needed_edges, other_edges
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.backends.dgl.engine import Engine
+    from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+
+_Store = TypeVar("_Store", DGLEmbeddingStore, DGLTensorStore, DGLGraphStore)
+_engine: list[Engine] = []
+
+
+class DGLBackend:
+    """Stores on DGL's servers, one a host; alone, without a launcher, in this process.
+
+    DGL has one client in a process. So the backends of a process share its servers, which end with the ranks.
+
+    Args:
+        timeout: Seconds that a rank waits for another, or for a server, before :class:`~distgnn.PeerLostError`.
+        port: Where each host's server listens; 0 is any free port.
+    """
+
+    name = "dgl"
+
+    def __init__(self, *, timeout: float = 60.0, port: int = 0) -> None:
+        self._engine = _joined(timeout, port)
+        self._stores = OpenStores(self.name)
+
+    @property
+    def rank(self) -> int:
+        return self._engine.rank
+
+    @property
+    def world_size(self) -> int:
+        return self._engine.size
+
+    def open_embedding(self, spec: EmbeddingSpec) -> DGLEmbeddingStore:
+        store = self._attached(spec, DGLEmbeddingStore)
+        if store is None:
+            check_dtype(spec)
+            ranges = self._engine.new_ranges(spec.num_embeddings)
+            store = self._stores.keep(DGLEmbeddingStore(spec, self._engine, ranges))
+        return store
+
+    def open_tensor(self, spec: TensorSpec) -> DGLTensorStore:
+        store = self._attached(spec, DGLTensorStore)
+        if store is None:
+            check_dtype(spec)
+            ranges = self._engine.new_ranges(spec.shape[0])
+            store = self._stores.keep(DGLTensorStore(spec, self._engine, ranges))
+        return store
+
+    def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> DGLGraphStore:
+        if edge_index is not None:
+            spec.check_edges(edge_index)
+        fingerprint = b"" if edge_index is None else _fingerprint(edge_index)
+        store = self._attached(spec, DGLGraphStore, fingerprint)
+        if store is None:
+            edges = needed_edges(spec, edge_index)
+            ranges = self._engine.new_ranges(spec.num_nodes)
+            return self._stores.keep(DGLGraphStore(spec, edges, fingerprint, self._engine, ranges))
+        if edge_index is not None and fingerprint != store.fingerprint:
+            raise other_edges(spec)
+        return store
+
+    def close(self) -> None:
+        self._stores.close()
+
+    def _attached(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
+        self._stores.check_open(spec)
+        self._engine.together("open", (spec, fingerprint), f"opening of {spec}")
+        return self._stores.attached(spec, kind)
+
+
+def _joined(timeout: float, port: int) -> Engine:
+    """Return this process's engine, starting it for its first backend."""
+    if not _engine:
+        job = join_job(timeout)
+        if job.store is None:
+            _engine.append(Alone())
+        else:
+            connect_ranks(job, timeout, lambda: None)
+            _engine.append(Cluster(job, timeout, port))
+    _engine[0].timeout = timeout
+    _engine[0].check_alive("opening of the dgl backend")
+    return _engine[0]
+
+
+def _fingerprint(edge_index: Tensor) -> bytes:
+    return hashlib.blake2b(edge_index.cpu().contiguous().numpy(), digest_size=16).digest()

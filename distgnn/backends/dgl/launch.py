@@ -1,0 +1,220 @@
+"""One server a host, started by the first rank there: no file, no ssh, nothing to configure.
+
+Ranks tell each other through the job's store on which host they are. A server listens on the loopback address when all
+ranks are on one host, and else on the address that faces the others: that of the interface ``GLOO_SOCKET_IFNAME`` if
+it is set, as for gloo, or the one from which ``MASTER_ADDR`` is reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
+from distgnn.backends.dgl.sockets import free_port, is_listening
+from distgnn.errors import PeerLostError
+from distgnn.meeting import within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.distributed import PrefixStore
+
+    from distgnn.meeting import Job
+
+LOOPBACK = "127.0.0.1"
+_REFUSED = "refused: "
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What a server is told at its start.
+
+    Args:
+        addresses: ``address:port`` of every server.
+        part: Which of them this one is.
+        world_size: Number of ranks.
+        job: A name that no other job has.
+        secret: What messages are signed with, in hexadecimal.
+        timeout: Seconds to wait for the ranks at the start.
+        threads: For updates.
+    """
+
+    addresses: tuple[str, ...]
+    part: int
+    world_size: int
+    job: str
+    secret: str
+    timeout: float
+    threads: int
+
+    def to_json(self) -> str:
+        """Write it as one line."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers of a job.
+
+    Args:
+        name: The job's name.
+        secret: What messages are signed with, in hexadecimal.
+        addresses: ``address:port`` of each host's server.
+        starters: The rank that started each.
+        part: Which of the hosts this one is.
+        own: The server that this process has started, if it has.
+    """
+
+    name: str
+    secret: str
+    addresses: tuple[str, ...]
+    starters: tuple[int, ...]
+    part: int
+    own: subprocess.Popen[bytes] | None
+
+    def stop(self) -> None:
+        """End the server that this process has started, if it has not ended by itself."""
+        if self.own is not None:
+            self.own.kill()
+            self.own.wait()
+        remove_names(self.name)
+
+
+def start_servers(job: Job, timeout: float, port: int) -> Servers:
+    """Start this host's server if this is its first rank, and find those of the others; collective.
+
+    Args:
+        job: The ranks.
+        timeout: Seconds to wait for the others.
+        port: Where each server listens; 0 is any free port.
+
+    Raises:
+        PeerLostError: A server cannot be started, or a rank does not answer.
+    """
+    deadline = time.monotonic() + timeout
+    store = job.store
+    assert store is not None
+    if job.rank == 0:
+        store.set("name", secrets.token_hex(8))
+        store.set("secret", secrets.token_hex(32))
+    store.set(f"host/{job.rank}", json.dumps([_host(), _own_address()]))
+    told = [json.loads(_get(store, f"host/{rank}", deadline)) for rank in range(job.size)]
+    hosts = [host for host, _ in told]
+    order = list(dict.fromkeys(hosts))
+    starters = tuple(hosts.index(host) for host in order)
+    part = order.index(hosts[job.rank])
+    name, secret = _get(store, "name", deadline), _get(store, "secret", deadline)
+    own, failure = None, None
+    if starters[part] == job.rank:
+        address = _reachable([told[rank][1] for rank in starters], part)
+        local_ranks = hosts.count(order[part])
+        try:
+            port = free_port(address, port)
+            store.set(f"server/{part}", f"{address}:{port}")
+        except OSError as error:
+            failure = f"no server can listen on {address}:{port or 'any port'}, an address of rank {job.rank}: {error}"
+            store.set(f"server/{part}", _REFUSED + failure)
+    addresses = tuple(_get(store, f"server/{number}", deadline) for number in range(len(order)))
+    for address in addresses:
+        if address.startswith(_REFUSED):
+            raise PeerLostError(f"{address.removeprefix(_REFUSED)}; choose another with use('dgl', port=...)")
+    if starters[part] == job.rank:
+        threads = max(1, (os.cpu_count() or 1) // (local_ranks + 1))
+        config = ServerConfig(addresses, part, job.size, name, secret, timeout, threads)
+        own = _start(config, deadline)
+        store.set(f"listening/{part}", "yes" if own.poll() is None else f"{own.returncode}")
+    servers = Servers(name, secret, addresses, starters, part, own)
+    try:
+        for number, rank in enumerate(starters):
+            said = _get(store, f"listening/{number}", deadline)
+            if said != "yes":
+                raise PeerLostError(
+                    f"the DGL server that rank {rank} started for {addresses[number]} ended at once with code {said}: "
+                    "see what it wrote on that rank's standard error"
+                )
+    except PeerLostError:
+        servers.stop()
+        raise
+    return servers
+
+
+def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it listens, or has ended."""
+    command = [
+        sys.executable,
+        "-m",
+        "distgnn.backends.dgl.server",
+        config.job,
+    ]  # the name is for who looks at processes
+    # It must find the modules that this process finds, and outlive a Ctrl-C in the terminal until its ranks end.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": str(config.threads),
+    }
+    process = subprocess.Popen(  # noqa: S603  # our own
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(config.to_json().encode())
+    process.stdin.flush()
+    address, port = config.addresses[config.part].split(":")
+    while process.poll() is None and not is_listening(address, int(port)):
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+        time.sleep(0.02)
+    return process
+
+
+def _get(store: PrefixStore, key: str, deadline: float) -> str:
+    limit = max(0.1, deadline - time.monotonic())
+    try:
+        return within(limit, lambda: store.get(key)).decode()
+    except (RuntimeError, TimeoutError) as error:
+        raise PeerLostError(f"no rank has said its {key!r} in time while the DGL servers were started") from error
+
+
+def _host() -> str:
+    """Return what processes have in common that share their memory: the kernel's start and the folder of names."""
+    folder = SHARED_MEMORY.stat()
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{folder.st_dev}/{folder.st_ino}"
+
+
+def _own_address() -> str:
+    facing = _facing(os.environ.get("MASTER_ADDR", LOOPBACK))
+    interface = os.environ.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
+    known = psutil.net_if_addrs().get(interface, [])
+    addresses = [one.address for one in known if one.family == socket.AF_INET]
+    return facing if facing in addresses or not addresses else addresses[0]
+
+
+def _reachable(addresses: Sequence[str], part: int) -> str:
+    """Return the address of host ``part`` for the others."""
+    if len(addresses) == 1:
+        return LOOPBACK
+    others = [address for address in addresses if not ip_address(address).is_loopback]
+    # The host of MASTER_ADDR may know it as a loopback address.
+    return _facing(others[0]) if ip_address(addresses[part]).is_loopback and others else addresses[part]
+
+
+def _facing(host: str) -> str:
+    """Return this host's address on the way to another; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect((host, 1))
+        except OSError:
+            return LOOPBACK
+        return str(way.getsockname()[0])

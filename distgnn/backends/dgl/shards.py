@@ -1,0 +1,97 @@
+"""Shards whose rows, and their state, are entries of DGL's key-value store; and a shard of edges that DGL looks through.
+
+State stands beside its rows: those of Adam for the rows ``words`` are ``words.Adam.exp_avg`` and so on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dgl
+import torch
+
+from distgnn.optim.rows import new_state
+from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.backends.dgl.rows import Keeper, Ranges
+    from distgnn.protocols import UpdateRule
+    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+
+CPU = torch.device("cpu")
+
+
+class DGLEmbeddingShard(EmbeddingShard):
+    """Rows of a table, and their state, in DGL's store."""
+
+    def __init__(self, spec: EmbeddingSpec, keeper: Keeper, key: str, ranges: Ranges) -> None:
+        super().__init__(spec, CPU, ranges.start, ranges.stop)
+        assert self._rows is not None
+        self._keeper, self._key, self._ranges = keeper, key, ranges
+        self._kept: list[str] = []
+        self._rows = self._keep(key, self._rows)
+
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        self.check_open()
+        kind, size = type(rule), self._ranges.stop - self._ranges.start
+        if kind not in self._state:
+            state = new_state(rule, size, self.spec.embedding_dim, CPU)
+            self._state[kind] = {
+                name: self._keep(f"{self._key}.{kind.__qualname__}.{name}", state[name]) for name in state
+            }
+        super().update(positions, gradients, rule)
+
+    def _keep(self, key: str, rows: Tensor) -> Tensor:
+        kept = self._keeper.keep(key, self._ranges, rows)
+        self._kept.append(key)
+        return kept
+
+    def close(self) -> None:
+        super().close()
+        while self._kept:
+            self._keeper.free(self._kept.pop())
+
+
+class DGLTensorShard(TensorShard):
+    """Rows of a tensor in DGL's store."""
+
+    def __init__(self, spec: TensorSpec, keeper: Keeper, key: str, ranges: Ranges) -> None:
+        super().__init__(spec, CPU, ranges.start, ranges.stop)
+        assert self._values is not None
+        self._keeper, self._key = keeper, key
+        self._values = keeper.keep(key, ranges, self._values)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._keeper.free(self._key)
+
+
+class DGLGraphShard(GraphShard):
+    """Edges that DGL reads where they are.
+
+    DGL's sampler draws by one sequence of random numbers a process, so that a sample depends on what was asked before
+    and by whom; the samples here are those of :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere,
+    and DGL finds them several times faster.
+    """
+
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges) -> None:
+        super().__init__(spec, edge_index, CPU, ranges.start, ranges.stop)
+        assert self._edge_ids is not None
+        # One column a node of the shard; a bipartite graph needs no nodes of the other parts as columns.
+        data = ("csc", (self._start, self._sources, self._edge_ids))
+        sizes = {"source": spec.num_nodes, "destination": ranges.stop - ranges.start}
+        self._graph = dgl.heterograph({("source", "to", "destination"): data}, sizes)
+
+    def in_edges(self, positions: Tensor, fanout: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        self.check_open()
+        if fanout >= 0 or not positions.numel():
+            return super().in_edges(positions, fanout, seed)
+        sources, _, edge_ids = self._graph.in_edges(positions, form="all")
+        return sources, edge_ids, self._start.index_select(0, positions + 1) - self._start.index_select(0, positions)
+
+    def close(self) -> None:
+        super().close()
+        self._graph = None

@@ -1,0 +1,203 @@
+"""Stores that are DGL's distributed tensors and embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from dgl.distributed import DistEmbedding, DistTensor
+
+from distgnn.backends.dgl.shards import CPU
+from distgnn.errors import SpecError, StoreClosedError
+from distgnn.optim.rows import accumulation_dtype
+from distgnn.protocols import InEdges
+from distgnn.specs import EmbeddingSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.backends.dgl.engine import Engine
+    from distgnn.backends.dgl.rows import Ranges
+    from distgnn.protocols import UpdateRule
+    from distgnn.specs import GraphSpec, Spec, TensorSpec
+
+
+class _Store:
+    """What has a name, is open on all ranks, and is dropped by each."""
+
+    spec: Spec
+
+    def __init__(self, engine: Engine, ranges: Ranges) -> None:
+        self._engine, self._ranges = engine, ranges
+        self._key = ranges.key(self.spec.name)
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._engine.drop(self._key)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"store {self.spec.name!r} is closed; open it again from its backend")
+
+    def _deal(self, ids: Tensor, rows: Tensor) -> dict[int, tuple[Tensor, ...]]:
+        """Part ids, and the rows beside them, among those who own them."""
+        if self._engine.parts == 1:
+            return {0: (ids.contiguous(), rows.contiguous())}
+        slots = self._ranges.slots(ids)
+        return {part: (ids.index_select(0, at), rows.index_select(0, at)) for part, at in slots.items()}
+
+
+class _RowStore(_Store):
+    """Rows in a DistTensor, which every rank may read where it is."""
+
+    spec: EmbeddingSpec | TensorSpec
+
+    def __init__(self, engine: Engine, ranges: Ranges, shape: tuple[int, ...]) -> None:
+        super().__init__(engine, ranges)
+        about = f"opening of {self.spec}"
+        engine.together("open_rows", (self._key, self.spec, ranges.kind), about)
+        engine.map(self._key, ranges, shape, self.spec.dtype)
+        self.tensor = DistTensor(
+            shape, self.spec.dtype, name=self.spec.name, part_policy=ranges.policy, persistent=True, is_gdata=False
+        )
+
+    def _read(self, ids: Tensor, call: str) -> Tensor:
+        return self._engine.read(self._key, self._ranges, ids, call)
+
+
+class DGLEmbeddingStore(_RowStore):
+    """A table as DGL's DistEmbedding.
+
+    Attributes:
+        tensor: Its rows, a :class:`dgl.distributed.DistTensor`.
+    """
+
+    spec: EmbeddingSpec
+
+    def __init__(self, spec: EmbeddingSpec, engine: Engine, ranges: Ranges) -> None:
+        self.spec = spec
+        super().__init__(engine, ranges, (spec.num_embeddings, spec.embedding_dim))
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.spec.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.spec.embedding_dim
+
+    @property
+    def dist_embedding(self) -> DistEmbedding:
+        """The table as DGL's own class, for its own optimizers; their state and numbers are DGL's.
+
+        Raises:
+            SpecError: The table is not of float32.
+            StoreClosedError: The store is closed.
+        """
+        self._check_open()
+        if self.spec.dtype != torch.float32:
+            raise SpecError(f"DGL's DistEmbedding has float32 rows only, not those of {self.spec}")
+        return DistEmbedding(*self.tensor.shape, name=self.spec.name, part_policy=self._ranges.policy)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        self._check_open()
+        self.spec.check_ids(ids, CPU)
+        return self._read(ids, f"lookup of embedding store {self.spec.name!r}")
+
+    @torch.no_grad()
+    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+        self._check_open()
+        self.spec.check_gradients(ids, gradients, CPU)
+        wide = gradients.to(accumulation_dtype(self.spec.dtype))
+        call = f"apply_gradients of embedding store {self.spec.name!r}"
+        self._engine.together("update", (self._key, rule), call, self._deal(ids, wide))
+
+
+class DGLTensorStore(_RowStore):
+    """A tensor as DGL's DistTensor. Of several ranks that write a row, the one of the highest number wins.
+
+    Attributes:
+        tensor: Its rows, a :class:`dgl.distributed.DistTensor`.
+    """
+
+    spec: TensorSpec
+
+    def __init__(self, spec: TensorSpec, engine: Engine, ranges: Ranges) -> None:
+        self.spec = spec
+        super().__init__(engine, ranges, spec.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.spec.dtype
+
+    def read(self, ids: Tensor) -> Tensor:
+        self._check_open()
+        self.spec.check_ids(ids, CPU)
+        return self._read(ids, f"read of tensor store {self.spec.name!r}")
+
+    @torch.no_grad()
+    def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
+        self._check_open()
+        self.spec.check_values(ids, values, CPU)
+        call = f"write of tensor store {self.spec.name!r}"
+        self._engine.together("add" if accumulate else "replace", (self._key,), call, self._deal(ids, values))
+
+
+class DGLGraphStore(_Store):
+    """A graph in ranges of nodes, each with the edges that end in them, on the server of its host.
+
+    Args:
+        fingerprint: Of the edges; all ranks must give the same.
+    """
+
+    spec: GraphSpec
+
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, fingerprint: bytes, engine: Engine, ranges: Ranges) -> None:
+        self.spec = spec
+        self.fingerprint = fingerprint
+        super().__init__(engine, ranges)
+        # One rank a host is enough to bring the edges there.
+        edges = {engine.part: tuple(edge_index)} if engine.first_of_part else {}
+        arguments = (self._key, spec, ranges.kind)
+        engine.together("open_graph", arguments, f"opening of {spec}", edges)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.spec.num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        return self.spec.num_edges
+
+    def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:
+        call = f"in_neighbors of graph store {self.spec.name!r}"
+        self._check_open()
+        self.spec.check_query(nodes, fanout, CPU)
+        self._engine.check_order(call)
+        if self._engine.parts == 1:
+            slots, asked = {}, {0: (nodes,)}
+        else:
+            slots, here = self._ranges.slots(nodes), self._engine.part
+            asked = {part: (nodes[at],) for part, at in slots.items() if at.numel() or part == here}
+        found = self._engine.ask("in_edges", (self._key, fanout, seed), call, asked)
+        if not slots:
+            sources, edge_ids, degrees = found[0]
+            return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)
+        return self._merged(nodes, slots, found)
+
+    def _merged(self, nodes: Tensor, slots: dict[int, Tensor], found: dict[int, tuple[Tensor, ...]]) -> InEdges:
+        """Put the edges that parts found in the order of ``nodes``."""
+        position = torch.cat([slots[part].repeat_interleave(found[part][2]) for part in found])
+        order = position.argsort(stable=True)
+        sources, edge_ids = (torch.cat([edges[column] for edges in found.values()])[order] for column in (0, 1))
+        return InEdges(sources, nodes.index_select(0, position[order]), edge_ids)

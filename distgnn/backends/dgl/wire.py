@@ -1,0 +1,137 @@
+"""The two messages between a rank and a server, on DGL's own RPC, and their signature.
+
+DGL sends tensors as they are and pickles the rest; it unpickles whatever arrives. So that rest is signed with a secret
+of the job, and refused unread when the signature is another. Tensors and message lengths are not signed and nothing is
+encrypted: a network that others can write to is no place for these messages.
+"""
+
+from __future__ import annotations
+
+import hmac
+import pickle
+import tempfile
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from dgl.distributed import rpc
+
+from distgnn import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+QUEUE_BYTES = 1 << 40  # that is, no limit: callers wait for answers
+_SERVICE = 0x6E0100  # DGL's own services have smaller numbers
+_SIGNATURE_BYTES = 32
+
+
+class BadSignatureError(Exception):
+    """A message that was not signed with the job's secret."""
+
+
+class _Message:
+    """Plain fields first, then ``tensors``, as DGL wants them."""
+
+    tensors: tuple[Tensor, ...]
+
+    def __getstate__(self) -> tuple[object, ...]:
+        plain = [getattr(self, field.name) for field in fields(self) if field.name != "tensors"]  # type: ignore[arg-type]
+        return (*plain, *map(_dense, self.tensors))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        names = [field.name for field in fields(self) if field.name != "tensors"]  # type: ignore[arg-type]
+        vars(self).update(zip(names, state, strict=False), tensors=state[len(names) :])
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    # DGL minds the stride of a size of 0 or 1, torch does not.
+    odd = not {0, 1}.isdisjoint(tensor.shape)
+    return tensor.clone(memory_format=torch.contiguous_format) if odd else tensor.contiguous()
+
+
+@dataclass
+class Call(_Message, rpc.Request):
+    """What a rank asks of a server.
+
+    Args:
+        operation: Name of the operation; see :mod:`distgnn.backends.dgl.service`.
+        number: Counts the rank's calls; the answer carries it too.
+        rank: Who asks.
+        about: What the call is for, as a user would say it.
+        timeout: Seconds that the server waits for the other ranks.
+        content: The pickled arguments. Not part of DGL's pickle, so that a failure to read them has an answer.
+        tensors: The rest of the arguments.
+    """
+
+    operation: str
+    number: int
+    rank: int
+    about: str
+    timeout: float
+    content: bytes
+    tensors: tuple[Tensor, ...] = ()
+
+    def process_request(self, server_state: object) -> None:
+        """Nothing: the server's loop looks at calls itself."""
+
+
+@dataclass
+class Reply(_Message, rpc.Response):
+    """A server's answer.
+
+    Args:
+        number: That of the call; 0 tells everybody that the job is over.
+        part: Which server.
+        error: Name of the error's class in :mod:`distgnn.errors`, or nothing.
+        text: The error's text.
+        tensors: The result.
+    """
+
+    number: int
+    part: int
+    error: str = ""
+    text: str = ""
+    tensors: tuple[Tensor, ...] = ()
+
+    def check(self) -> None:
+        """Raise the error that it carries, if it does."""
+        if self.error:
+            raise getattr(errors, self.error)(self.text)
+
+
+class _SignedPickle:
+    """Takes the place of the module ``pickle`` in DGL's RPC."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def dumps(self, content: object) -> bytes:
+        data = pickle.dumps(content)
+        return hmac.digest(self._secret, data, "sha256") + data
+
+    def loads(self, message: bytes) -> object:
+        data = bytes(message)[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(hmac.digest(self._secret, data, "sha256"), bytes(message)[:_SIGNATURE_BYTES]):
+            raise BadSignatureError("a message with another signature than this job's was refused")
+        return pickle.loads(data)  # noqa: S301  # signed by a process of this job
+
+
+def open_wire(secret: str) -> None:
+    """Make this process speak and understand these messages, and sign all of DGL's."""
+    rpc.pickle = _SignedPickle(bytes.fromhex(secret))
+    rpc.register_service(_SERVICE, Call, Reply)
+
+
+@contextmanager
+def ip_config(addresses: Sequence[str]) -> Iterator[str]:
+    """Write the file in which DGL looks for its servers; it reads it at once and needs it no more."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # DGL leaves it open
+        file.write("".join(f"{address.replace(':', ' ')}\n" for address in addresses))
+        file.flush()
+        yield file.name

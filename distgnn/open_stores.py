@@ -1,0 +1,91 @@
+"""The stores that a backend has open: names are one space, and opening an open name attaches to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from distgnn.errors import NameConflictError, RowsError, StoreClosedError
+from distgnn.specs import check_same_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.specs import GraphSpec, Spec
+
+
+class _Store(Protocol):
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+_S = TypeVar("_S", bound=_Store)
+
+
+class OpenStores:
+    """What a backend has open in this process.
+
+    Args:
+        backend: The backend's name.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._stores: dict[str, _Store] | None = {}
+
+    def check_open(self, spec: Spec) -> None:
+        """Refuse to open a store after :meth:`close`.
+
+        Raises:
+            StoreClosedError: The backend is closed.
+        """
+        if self._stores is None:
+            raise StoreClosedError(
+                f"the {self._backend} backend is closed, {spec} cannot be opened; call distgnn.use({self._backend!r})"
+            )
+
+    def attached(self, spec: Spec, kind: type[_S]) -> _S | None:
+        """Return the open store of that name, or None.
+
+        Raises:
+            NameConflictError: It is open with another spec.
+            StoreClosedError: The backend is closed.
+        """
+        self.check_open(spec)
+        store = (self._stores or {}).get(spec.name)
+        if store is None or store.closed:
+            return None
+        check_same_spec(store.spec, spec)
+        return store if isinstance(store, kind) else None
+
+    def keep(self, store: _S) -> _S:
+        """Remember a new store, and return it."""
+        assert self._stores is not None
+        self._stores[store.spec.name] = store
+        return store
+
+    def close(self) -> None:
+        """Close every store; none can be opened any more."""
+        for store in (self._stores or {}).values():
+            store.close()
+        self._stores = None
+
+
+def needed_edges(spec: GraphSpec, edge_index: Tensor | None) -> Tensor:
+    """Return the edges of a graph that is not open yet.
+
+    Raises:
+        RowsError: They were left out.
+    """
+    if edge_index is None:
+        raise RowsError(f"graph store {spec.name!r} is not open yet: give its edge_index of shape [2, E]")
+    return edge_index
+
+
+def other_edges(spec: GraphSpec) -> NameConflictError:
+    """Make the error of a graph that is open with other edges than those that it was asked for with."""
+    return NameConflictError(f"the name {spec.name!r} is open as {spec} with other edges; choose another name")
