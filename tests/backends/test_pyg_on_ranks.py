@@ -18,6 +18,7 @@ def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
     "file",
     [
         "test_pyg_listens.py",
+        "test_pyg_sampling.py",
         "test_pyg_stored_embedding.py",
         "test_pyg_trains_like_memory.py",
         "test_sync_batch_norm.py",

@@ -1,0 +1,128 @@
+"""Loaders over the ``pyg`` backend: the batches of one rank, dealt out to the ranks that run this file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch_geometric.nn import GIN
+from torch_geometric.sampler import NodeSamplerInput
+
+from distgnn import ConfigError, GraphSpec, TensorSpec
+from distgnn.backends.memory import MemoryBackend
+from distgnn.backends.pyg import PygBackend
+from distgnn.graph import NeighborSampler, link_neighbor_loader, neighbor_loader, open_in_degrees
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from distgnn import Backend, GraphStore, TensorStore
+
+NUM_NODES, NUM_EDGES = 80, 600
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@pytest.fixture
+def backend() -> Iterator[PygBackend]:
+    backend = PygBackend(timeout=20)
+    yield backend
+    backend.close()
+
+
+def edges() -> Tensor:
+    return torch.randint(NUM_NODES, (2, NUM_EDGES), generator=torch.Generator().manual_seed(0))
+
+
+def rows() -> Tensor:
+    return torch.randn(NUM_NODES, 4, generator=torch.Generator().manual_seed(1))
+
+
+def opened(backend: Backend) -> tuple[TensorStore, GraphStore]:
+    graph = backend.open_graph(GraphSpec("graph", NUM_NODES, NUM_EDGES), edges())
+    features = backend.open_tensor(TensorSpec("features", (NUM_NODES, 4)))
+    features.write(torch.arange(NUM_NODES), rows())
+    return features, graph
+
+
+def everywhere(backend: Backend, number: int) -> list[int]:
+    """Return the numbers of all ranks."""
+    store = backend.open_tensor(TensorSpec("numbers", (RANKS,), torch.int64))
+    store.write(torch.tensor([RANK]), torch.tensor([number]))
+    numbers: list[int] = store.read(torch.arange(RANKS)).tolist()
+    store.close()
+    return numbers
+
+
+def test_each_rank_samples_its_part_of_the_batches_of_one_process(backend: PygBackend) -> None:
+    options = {"batch_size": 7, "shuffle": True, "seed": 5}
+    loader = neighbor_loader(opened(backend), [3, 2], torch.arange(36), backend=backend, **options)
+    memory = MemoryBackend()
+    alone = neighbor_loader(opened(memory), [3, 2], torch.arange(36), backend=memory, **options)
+    sampler = NeighborSampler(opened(memory)[1], [3, 2], seed=5)
+    assert len(loader) == len(alone) == 6
+    for epoch in range(2):
+        sampler.start_epoch(epoch)
+        for batch, whole in zip(loader, alone, strict=True):
+            mine = whole.n_id[: whole.batch_size][RANK::RANKS]
+            assert batch.n_id[: batch.batch_size].tolist() == mine.tolist()
+            expected = sampler.sample_from_nodes(NodeSamplerInput(None, mine))
+            assert torch.equal(batch.n_id, expected.node)
+            assert torch.equal(batch.edge_index, torch.stack([expected.row, expected.col]))
+            assert expected.edge is not None
+            assert torch.equal(batch.e_id, expected.edge)
+            assert torch.equal(batch.x, rows()[batch.n_id])
+
+
+def test_ranks_with_fewer_seeds_get_empty_batches(backend: PygBackend) -> None:
+    torch.manual_seed(0)
+    model = GIN(4, 8, 2, 3)
+    expected = model(rows(), edges())
+    mine = torch.arange(5 * RANK)  # rank 0 has none
+    loader = neighbor_loader(
+        opened(backend), [-1, -1], mine, batch_size=2, per_rank=True, backend=backend, in_degrees=None
+    )
+    sizes, outputs = [], []
+    for batch in loader:
+        sizes.append(batch.batch_size)
+        assert batch.x.shape == (batch.num_nodes, 4)
+        outputs.append(model(batch.x, batch.edge_index)[: batch.batch_size])
+    steps = -(-5 * (RANKS - 1) // 2)
+    assert everywhere(backend, len(sizes)) == [steps] * RANKS
+    assert everywhere(backend, sum(sizes)) == [5 * rank for rank in range(RANKS)]
+    if RANK:
+        assert torch.allclose(torch.cat(outputs), expected[mine], atol=1e-5)
+
+
+def test_links_and_disjoint_batches_go_round_with_empty_ones(backend: PygBackend) -> None:
+    data = opened(backend)
+    links = edges()[:, :3]
+    for neg_sampling in (None, "binary", "triplet"):
+        for disjoint in (False, True):
+            loader = link_neighbor_loader(
+                data, [2, 2], links, batch_size=2, neg_sampling=neg_sampling, disjoint=disjoint, backend=backend
+            )
+            counts = [batch.input_id.numel() for batch in loader]
+            assert len(counts) == 2
+            assert sum(everywhere(backend, sum(counts))) == 3
+
+
+def test_in_degrees_are_counted_together(backend: PygBackend) -> None:
+    degrees = open_in_degrees(opened(backend)[1], backend=backend, block=11)
+    expected = torch.bincount(edges()[1], minlength=NUM_NODES)
+    assert torch.equal(degrees.read(torch.arange(NUM_NODES)), expected)
+
+
+def test_ranks_that_make_different_loaders_are_told(backend: PygBackend) -> None:
+    if RANKS == 1:
+        pytest.skip("one rank agrees with itself")
+    data = opened(backend)
+    with pytest.raises(ConfigError, match=r"ranks 0 and 1 make different loaders.*per_rank=True"):
+        neighbor_loader(data, [2], torch.arange(10 + RANK), backend=backend)
+    with pytest.raises(ConfigError, match="ranks 0 and 1 make different loaders"):
+        neighbor_loader(data, [2], torch.arange(10), batch_size=2 + RANK, backend=backend)
+    with pytest.raises(ConfigError, match="num_workers=2"):
+        neighbor_loader(data, [2], torch.arange(10), num_workers=2, backend=backend)
