@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 2**64 - 1
-_LARGE_FANOUT = (
-    128  # from here on the work by slots, quadratic in the fanout, is more than a random number for each edge
-)
+_LARGE_FANOUT = 128  # beyond it, slot by slot, which is quadratic, costs more than a number for each edge
 
 
 def mix(*numbers: int) -> int:
@@ -76,8 +74,7 @@ def _fractions(states: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArra
     """Draw the numbers of those counts from SplitMix64 generators of these states, in [0, 1)."""
     drawn = _scrambled(states + (counter.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN))
     drawn >>= np.uint64(11)
-    fractions: NDArray[np.float64] = drawn * 2.0**-53
-    return fractions
+    return drawn.astype(np.float64) * 2.0**-53
 
 
 def _scrambled(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

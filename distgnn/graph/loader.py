@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch_geometric.data import FeatureStore
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
 
-    Features = FeatureStore | TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore]
-    Transform = Callable[[Data], Data]
+    Features: TypeAlias = FeatureStore | TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore]
+    Transform: TypeAlias = Callable[[Data], Data]
 
 
 def neighbor_loader(

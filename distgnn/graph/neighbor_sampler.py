@@ -29,10 +29,9 @@ _DIRECTLY = 2**27
 
 
 class NeighborSampler(BaseSampler):
-    r"""The neighbor sampler of the `"Inductive Representation Learning on Large Graphs"
-    <https://arxiv.org/abs/1706.02216>`_ paper over a :class:`~distgnn.GraphStore`, for
-    :class:`torch_geometric.loader.NodeLoader` and :class:`~torch_geometric.loader.LinkLoader`.
+    """Neighbor sampling from a :class:`~distgnn.GraphStore`, behind PyG's ``NodeLoader`` and ``LinkLoader``.
 
+    The method of the `"Inductive Representation Learning on Large Graphs" <https://arxiv.org/abs/1706.02216>`_ paper.
     Its output is that of PyG's own sampler: nodes are numbered in the order in which they are met, seeds first; hop by
     hop the nodes that the hop before has met bring their sampled in-edges, grouped by destination. A hop of a batch is
     one call of the store, whoever owns the nodes. The sample depends on (seed, epoch, batch, hop, node) alone, so that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def everywhere(backend: Backend, number: int) -> list[int]:
 
 
 def test_each_rank_samples_its_part_of_the_batches_of_one_process(backend: PygBackend) -> None:
-    options = {"batch_size": 7, "shuffle": True, "seed": 5}
+    options: dict[str, Any] = {"batch_size": 7, "shuffle": True, "seed": 5}
     loader = neighbor_loader(opened(backend), [3, 2], torch.arange(36), backend=backend, **options)
     memory = MemoryBackend()
     alone = neighbor_loader(opened(memory), [3, 2], torch.arange(36), backend=memory, **options)
@@ -82,9 +82,7 @@ def test_ranks_with_fewer_seeds_get_empty_batches(backend: PygBackend) -> None:
     model = GIN(4, 8, 2, 3)
     expected = model(rows(), edges())
     mine = torch.arange(5 * RANK)  # rank 0 has none
-    loader = neighbor_loader(
-        opened(backend), [-1, -1], mine, batch_size=2, per_rank=True, backend=backend, in_degrees=None
-    )
+    loader = neighbor_loader(opened(backend), [-1, -1], mine, batch_size=2, per_rank=True, backend=backend)
     sizes, outputs = [], []
     for batch in loader:
         sizes.append(batch.batch_size)

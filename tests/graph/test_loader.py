@@ -95,7 +95,7 @@ def test_an_epoch_goes_through_every_seed_once_in_an_order_of_its_own(graph: Gra
     loader = neighbor_loader((None, graph), [2], torch.arange(30), batch_size=8, shuffle=True, seed=3)
     epochs = [seeds_of(loader) for _ in range(3)]
     for epoch in epochs:
-        assert sorted(sum(epoch, [])) == list(range(30))
+        assert sorted(seed for batch in epoch for seed in batch) == list(range(30))
     assert epochs[0] != epochs[1] != epochs[2]
     loader.batch_sampler.set_epoch(1)
     assert seeds_of(loader) == epochs[1]
@@ -180,5 +180,5 @@ def test_link_batches_have_the_ends_of_their_edges(
 def test_what_cannot_be_is_refused(graph: GraphStore) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
         neighbor_loader((None, graph), [2], batch_size=0)
-    with pytest.raises(ValueError, match="in_degrees weigh the sampled edges.*'induced'"):
+    with pytest.raises(ValueError, match=r"in_degrees weigh the sampled edges.*'induced'"):
         neighbor_loader((None, graph), [2], subgraph_type="induced", in_degrees=open_in_degrees(graph))

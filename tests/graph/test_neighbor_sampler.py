@@ -161,7 +161,7 @@ def test_the_sample_depends_on_seed_epoch_and_batch(graph: GraphStore) -> None:
     def drawn(seed: int, epoch: int, batches: int) -> list[object]:
         sampler = NeighborSampler(graph, [2, 2], seed=seed)
         sampler.start_epoch(epoch)
-        return [sample(sampler, 0, 1, 2, 3).edge.tolist() for _ in range(batches)]  # type: ignore[union-attr]
+        return [sample(sampler, 0, 1, 2, 3).edge.tolist() for _ in range(batches)]
 
     assert drawn(0, 0, 3) == drawn(0, 0, 3)
     batches = [*drawn(0, 0, 3), *drawn(0, 1, 3), *drawn(1, 0, 3)]
@@ -181,7 +181,7 @@ def test_samples_of_following_batches_are_uniform(memory_backend: Backend) -> No
 def test_no_seeds_are_a_batch_too(graph: GraphStore) -> None:
     for disjoint in (False, True):
         out = sample(NeighborSampler(graph, [2, 2], disjoint=disjoint))
-        assert (out.node.numel(), out.row.numel(), out.edge.numel()) == (0, 0, 0)  # type: ignore[union-attr]
+        assert (out.node.numel(), out.row.numel(), out.edge.numel()) == (0, 0, 0)
         assert out.num_sampled_nodes == [0, 0, 0]
         links = NeighborSampler(graph, [2], disjoint=disjoint).sample_from_edges(
             EdgeSamplerInput(None, torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
