@@ -3,15 +3,23 @@
 from distgnn.graph.feature_store import StoreFeatures, as_feature_store, as_tensor_store
 from distgnn.graph.loader import link_neighbor_loader, neighbor_loader
 from distgnn.graph.neighbor_sampler import NeighborSampler
+from distgnn.graph.partition import PartitionReport, PartSummary, partition_graph
+from distgnn.graph.partition_reader import Partition, load_new_ids, open_partition
 from distgnn.graph.weights import open_in_degrees, weighted_messages
 
 __all__ = [
     "NeighborSampler",
+    "PartSummary",
+    "Partition",
+    "PartitionReport",
     "StoreFeatures",
     "as_feature_store",
     "as_tensor_store",
     "link_neighbor_loader",
+    "load_new_ids",
     "neighbor_loader",
     "open_in_degrees",
+    "open_partition",
+    "partition_graph",
     "weighted_messages",
 ]
