@@ -1,6 +1,7 @@
 """Graphs and features in stores, in the forms that PyG's loaders take."""
 
 from distgnn.graph.feature_store import StoreFeatures, as_feature_store, as_tensor_store
+from distgnn.graph.inference import infer_by_layers
 from distgnn.graph.loader import link_neighbor_loader, neighbor_loader
 from distgnn.graph.neighbor_sampler import NeighborSampler
 from distgnn.graph.partition import PartitionReport, PartSummary, partition_graph
@@ -15,6 +16,7 @@ __all__ = [
     "StoreFeatures",
     "as_feature_store",
     "as_tensor_store",
+    "infer_by_layers",
     "link_neighbor_loader",
     "load_new_ids",
     "neighbor_loader",

@@ -76,12 +76,14 @@ class Batches(Sampler[list[int]]):
         if per_rank:
             self._rank, self._world_size = 0, 1
 
-    def check_workers(self, num_workers: int) -> None:
-        """Refuse workers where calls of stores go to other ranks.
+    def check_workers(self, num_workers: int = 0, *, persistent_workers: bool = False) -> None:
+        """Refuse workers where calls of stores go to other ranks, and those that do not hear of new epochs.
 
         Raises:
-            ConfigError: There are workers, and other ranks.
+            ConfigError: There are workers, and other ranks; or they are to outlive an epoch.
         """
+        if persistent_workers:
+            raise ConfigError("persistent_workers are not told when an epoch begins; leave them out")
         if num_workers and self._several:
             raise ConfigError(
                 f"num_workers={num_workers}: a worker process cannot call stores of several ranks; leave it at 0"

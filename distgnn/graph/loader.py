@@ -71,7 +71,7 @@ def neighbor_loader(
         kwargs: For :class:`torch_geometric.loader.NodeLoader` and :class:`torch.utils.data.DataLoader`.
 
     Raises:
-        ConfigError: Ranks ask for different loaders, or for workers.
+        ConfigError: Ranks ask for different loaders, or for workers; or workers are to outlive an epoch.
         ValueError: A number of neighbors below -1, or options that do not go together.
     """
     features, graph = data
@@ -82,7 +82,8 @@ def neighbor_loader(
     batches = Batches(
         sampler, count, nodes, batch_size, shuffle=shuffle, drop_last=drop_last, per_rank=per_rank, backend=backend
     )
-    batches.check_workers(kwargs.get("num_workers", 0))
+    workers = {name: kwargs[name] for name in ("num_workers", "persistent_workers") if name in kwargs}
+    batches.check_workers(**workers)
     return NodeLoader(
         (_features(features), graph),
         sampler,
@@ -138,7 +139,7 @@ def link_neighbor_loader(
         kwargs: For :class:`torch_geometric.loader.LinkLoader` and :class:`torch.utils.data.DataLoader`.
 
     Raises:
-        ConfigError: Ranks ask for different loaders, or for workers.
+        ConfigError: Ranks ask for different loaders, or for workers; or workers are to outlive an epoch.
         ValueError: A number of neighbors below -1, or options that do not go together.
     """
     features, graph = data
@@ -155,7 +156,8 @@ def link_neighbor_loader(
         per_rank=per_rank,
         backend=backend,
     )
-    batches.check_workers(kwargs.get("num_workers", 0))
+    workers = {name: kwargs[name] for name in ("num_workers", "persistent_workers") if name in kwargs}
+    batches.check_workers(**workers)
     return LinkLoader(
         (_features(features), graph),
         sampler,

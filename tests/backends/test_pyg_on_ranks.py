@@ -17,6 +17,7 @@ def test_pyg_conforms_on_several_ranks(world_size: int) -> None:
 @pytest.mark.parametrize(
     "file",
     [
+        "test_pyg_inference.py",
         "test_pyg_listens.py",
         "test_pyg_sampling.py",
         "test_pyg_stored_embedding.py",

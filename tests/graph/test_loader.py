@@ -180,5 +180,7 @@ def test_link_batches_have_the_ends_of_their_edges(
 def test_what_cannot_be_is_refused(graph: GraphStore) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
         neighbor_loader((None, graph), [2], batch_size=0)
+    with pytest.raises(ConfigError, match="persistent_workers are not told"):
+        neighbor_loader((None, graph), [2], num_workers=1, persistent_workers=True)
     with pytest.raises(ValueError, match=r"in_degrees weigh the sampled edges.*'induced'"):
         neighbor_loader((None, graph), [2], subgraph_type="induced", in_degrees=open_in_degrees(graph))
