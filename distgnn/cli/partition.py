@@ -50,7 +50,8 @@ def partition(
 
     from distgnn.data.options import load_by_options  # noqa: PLC0415
     from distgnn.errors import ConfigError  # noqa: PLC0415
-    from distgnn.graph.partition import PICTURE, partition_graph  # noqa: PLC0415
+    from distgnn.graph.partition import partition_graph  # noqa: PLC0415
+    from distgnn.graph.partition_writer import PICTURE  # noqa: PLC0415
 
     own: dict[str, str | int | None] = {
         "edges": edges,

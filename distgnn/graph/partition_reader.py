@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distgnn.errors import ConfigError, DataFormatError, DatasetNotFoundError
-from distgnn.graph.partition import FORMAT, IDS, MANIFEST, VERSION
+from distgnn.graph.partition_writer import FORMAT, IDS, MANIFEST, VERSION
 from distgnn.graph.tensor_files import load_tensors
 from distgnn.specs import PartitionBook
 

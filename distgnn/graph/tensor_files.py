@@ -13,8 +13,10 @@ from distgnn.errors import DataFormatError, DatasetNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+    from types import TracebackType
 
     from torch import Tensor
+    from typing_extensions import Self
 
     Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -34,7 +36,7 @@ _NAMES = {
 
 
 class TensorFile:
-    """A safetensors file of tensors whose rows come later, in blocks. Its size is known from the start.
+    """A safetensors file of tensors whose rows come later, in blocks; a context manager.
 
     Args:
         path: The file.
@@ -67,27 +69,29 @@ class TensorFile:
         self._file.seek(self._starts[name] + first * dtype.itemsize * torch.Size(shape[1:]).numel())
         self._file.write(rows.contiguous().view(-1).view(torch.uint8).numpy().data)
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors that are in memory."""
-    file = TensorFile(path, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
-    for name, tensor in tensors.items():
-        file.write(name, 0, tensor)
-    file.close()
+    with TensorFile(path, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}) as file:
+        for name, tensor in tensors.items():
+            file.write(name, 0, tensor)
 
 
 def save_rows(path: Path, tensors: Mapping[str, Tensor], ids: Tensor) -> None:
     """Write the rows ``ids`` of tensors, which may be larger than memory, a block at a time."""
     shapes = {name: (tensor.dtype, (ids.numel(), *tensor.shape[1:])) for name, tensor in tensors.items()}
-    file = TensorFile(path, shapes)
-    for name, tensor in tensors.items():
-        for first, block in blocks(ids.numel(), max(1, tensor[:1].numel() * tensor.element_size())):
-            file.write(name, first, tensor.index_select(0, ids[block]))
-    file.close()
+    with TensorFile(path, shapes) as file:
+        for name, tensor in tensors.items():
+            for first, block in blocks(ids.numel(), max(1, tensor[:1].numel() * tensor.element_size())):
+                file.write(name, first, tensor.index_select(0, ids[block]))
 
 
 def blocks(num_rows: int, row_bytes: int) -> Iterator[tuple[int, slice]]:
