@@ -47,8 +47,9 @@ def neighbor_loader(
 
     To be used as PyG's :class:`~torch_geometric.loader.NeighborLoader`, and its batches have the same attributes. On
     several ranks all of them make the loader, and all go through it together: every rank gets the same number of
-    batches, some of them empty where it has fewer seeds. Batch b of epoch e depends on the seed alone, not on the world
-    size; ``loader.batch_sampler.set_epoch(e)`` starts the next pass there.
+    batches, some of them empty where it has fewer seeds. The seeds of a batch depend on (``seed``, epoch, batch) alone,
+    not on the world size, and so do the outputs of a model for them where all hops have one number of neighbors;
+    ``loader.batch_sampler.set_epoch(e)`` starts the next pass there.
 
     Args:
         data: Features of the nodes, and the graph. The features are PyG's, a store (then called ``x``), or stores by

@@ -34,8 +34,11 @@ class NeighborSampler(BaseSampler):
     The method of the `"Inductive Representation Learning on Large Graphs" <https://arxiv.org/abs/1706.02216>`_ paper.
     Its output is that of PyG's own sampler: nodes are numbered in the order in which they are met, seeds first; hop by
     hop the nodes that the hop before has met bring their sampled in-edges, grouped by destination. A hop of a batch is
-    one call of the store, whoever owns the nodes. The sample depends on (seed, epoch, batch, hop, node) alone, so that
-    the batches of one epoch can be spread over ranks in any way.
+    one call of the store, whoever owns the nodes.
+
+    What a node brings depends on (seed, epoch, batch, node) and the hop's number of neighbors alone. So where all hops
+    have one number, what a seed's neighborhood looks like does not depend on the other seeds of the batch, and a batch
+    can be spread over ranks in any way.
 
     Args:
         graph: The graph.
@@ -44,7 +47,7 @@ class NeighborSampler(BaseSampler):
             ``"induced"``: all edges between the sampled nodes, at the price of one more call that fetches every in-edge
             of theirs.
         disjoint: Grow a tree of its own from each seed; ``batch`` says which node belongs to which. A node that several
-            trees reach in one hop has the same in-edges in all of them.
+            trees reach has the same in-edges in all of them.
         seed: Of the samples.
 
     Raises:
@@ -110,8 +113,8 @@ class NeighborSampler(BaseSampler):
         self._relabel.start(frontier if trees is None else trees * num_nodes + frontier)
         nodes, batch, rows, columns, edges = [frontier], [trees], [], [], []
         reached = 0
-        for hop, fanout in enumerate(self.num_neighbors):
-            found = self.graph.in_neighbors(torch.from_numpy(frontier), fanout, seed=mix(seed, hop))
+        for fanout in self.num_neighbors:
+            found = self.graph.in_neighbors(torch.from_numpy(frontier), fanout, seed=seed)
             sources = found.sources.numpy()
             ends = self._places(frontier, found.destinations.numpy())
             # In a tree of its own a node is another one than in the next tree.

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from torch_geometric.nn import GIN
 from torch_geometric.sampler import NodeSamplerInput
 
+import distgnn
 from distgnn import ConfigError, GraphSpec, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.backends.pyg import PygBackend
 from distgnn.graph import NeighborSampler, link_neighbor_loader, neighbor_loader, open_in_degrees
+from distgnn.nn import DistributedGIN
+from distgnn.optim import SparseAdam
+from distgnn.train.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,3 +129,37 @@ def test_ranks_that_make_different_loaders_are_told(backend: PygBackend) -> None
         neighbor_loader(data, [2], torch.arange(10), batch_size=2 + RANK, backend=backend)
     with pytest.raises(ConfigError, match="num_workers=2"):
         neighbor_loader(data, [2], torch.arange(10), num_workers=2, backend=backend)
+
+
+def trained(name: str) -> list[float]:
+    """Train on samples, and return the loss of each step, over all ranks."""
+    with distgnn.use(name) as backend:
+        session = Session(backend)
+        features, graph = opened(backend)
+        labels = torch.arange(NUM_NODES) % 3
+        torch.manual_seed(0)
+        model = DistributedGIN(4, 8, 3, 2, use_dist_embedding=True, embedding_dim=3, embedding_name="nodes")
+        model.set_num_embeddings(num_nodes=NUM_NODES)
+        wrapped = session.wrap(model, sync_batch_norm=False)
+        dense, sparse = torch.optim.Adam(model.parameters(), lr=0.001), SparseAdam(model, lr=0.01)
+        loader = neighbor_loader((features, graph), [3, 3], torch.arange(31), batch_size=10, shuffle=True, seed=4)
+        losses = []
+        for _ in range(5):
+            for targets, batch in zip((10, 10, 10, 1), loader, strict=True):
+                dense.zero_grad()
+                out = wrapped(batch.x, batch.edge_index, node_ids=batch.n_id)[: batch.batch_size]
+                wanted = labels[batch.n_id[: batch.batch_size]]
+                loss = cross_entropy(out, wanted, reduction="sum") / targets
+                loss.backward()
+                dense.step()
+                sparse.step()
+                losses += session.sum([float(loss.detach())])
+        return losses
+
+
+def test_training_on_samples_gives_the_losses_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = trained("pyg")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    expected = trained("memory")
+    assert len(losses) == 20
+    assert losses == pytest.approx(expected, rel=1e-5)
