@@ -40,7 +40,7 @@ class Batches(Sampler[list[int]]):
         backend: Whose ranks take part; None is the one in use.
 
     Raises:
-        ConfigError: Ranks have different arguments, or there are no batches to be made of them.
+        ConfigError: Ranks have different arguments, or a batch has no seeds.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batches(Sampler[list[int]]):
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self._sampler = sampler
         self._count, self._batch_size = count, batch_size
-        self._shuffle, self._drop_last = shuffle, drop_last
+        self._shuffle = shuffle
         self._epoch = 0
         backend = backend or get_backend()
         self._rank, self._world_size = (

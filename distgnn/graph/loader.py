@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
 
-    Features: TypeAlias = FeatureStore | TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore]
+    Stores: TypeAlias = TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore]
+    Features: TypeAlias = FeatureStore | Stores
     Transform: TypeAlias = Callable[[Data], Data]
 
 
@@ -36,7 +37,7 @@ def neighbor_loader(
     subgraph_type: str = "directional",
     disjoint: bool = False,
     in_degrees: TensorStore | None = None,
-    edge_features: Mapping[str, TensorStore | EmbeddingStore] | None = None,
+    edge_features: Stores | None = None,
     transform: Transform | None = None,
     seed: int = 0,
     per_rank: bool = False,
@@ -64,7 +65,8 @@ def neighbor_loader(
         in_degrees: What :func:`open_in_degrees` gives. Batches then have ``edge_weight [E]``, the in-degree of an
             edge's destination over the number of its sampled in-edges: a sum of messages over the sample, times these
             weights, is an unbiased estimate of the sum over all in-edges. See :func:`weighted_messages`.
-        edge_features: Stores whose rows of the sampled edges become attributes of the batch, by name.
+        edge_features: A store (then called ``edge_attr``), or stores by name, whose rows of the sampled edges become
+            attributes of the batch.
         transform: Changes each batch.
         seed: Of the order and of the samples.
         per_rank: ``input_nodes`` and ``batch_size`` are those of this rank alone, other ones on each.
@@ -74,6 +76,7 @@ def neighbor_loader(
     Raises:
         ConfigError: Ranks ask for different loaders, or for workers; or workers are to outlive an epoch.
         ValueError: A number of neighbors below -1, or options that do not go together.
+        IdRangeError: When a batch has a seed that is no node.
     """
     features, graph = data
     _check_weighted(in_degrees, subgraph_type)
@@ -89,7 +92,7 @@ def neighbor_loader(
         (_features(features), graph),
         sampler,
         nodes,
-        transform=_Attributes(edge_features or {}, in_degrees, transform),
+        transform=_Attributes(edge_features, in_degrees, transform),
         batch_sampler=batches,
         **kwargs,
     )
@@ -108,7 +111,7 @@ def link_neighbor_loader(
     subgraph_type: str = "directional",
     disjoint: bool = False,
     in_degrees: TensorStore | None = None,
-    edge_features: Mapping[str, TensorStore | EmbeddingStore] | None = None,
+    edge_features: Stores | None = None,
     transform: Transform | None = None,
     seed: int = 0,
     per_rank: bool = False,
@@ -165,7 +168,7 @@ def link_neighbor_loader(
         (None, edge_label_index),
         edge_label,
         neg_sampling=neg_sampling,
-        transform=_Attributes(edge_features or {}, in_degrees, transform),
+        transform=_Attributes(edge_features, in_degrees, transform),
         batch_sampler=batches,
         **kwargs,
     )
@@ -176,11 +179,11 @@ class _Attributes:
 
     def __init__(
         self,
-        edge_features: Mapping[str, TensorStore | EmbeddingStore],
+        edge_features: Stores | None,
         in_degrees: TensorStore | None,
         transform: Transform | None,
     ) -> None:
-        self._edge_features = as_feature_store(edge_features)
+        self._edge_features = as_feature_store({} if edge_features is None else edge_features, attr_name="edge_attr")
         self._in_degrees = in_degrees
         self._transform = transform
 

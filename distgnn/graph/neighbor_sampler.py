@@ -12,6 +12,7 @@ from torch_geometric.sampler.base import SubgraphType
 from torch_geometric.sampler.neighbor_sampler import edge_sample, node_sample
 
 from distgnn.choice import mix
+from distgnn.errors import IdRangeError
 from distgnn.graph.relabel import DirectAddress, SortedKeys
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class NeighborSampler(BaseSampler):
     can be spread over ranks in any way.
 
     Args:
-        graph: The graph.
+        graph: The graph, on the CPU.
         num_neighbors: How many in-edges a node brings in each hop, at most, drawn without replacement; -1 takes all.
         subgraph_type: ``"directional"``: the sampled edges. ``"bidirectional"``: these and their reverses.
             ``"induced"``: all edges between the sampled nodes, at the price of one more call that fetches every in-edge
@@ -108,7 +109,12 @@ class NeighborSampler(BaseSampler):
             raise ValueError("a graph store has no times: leave input_time and edge_label_time out")
         seed = mix(self.seed, self._epoch, self._next_batch())
         num_nodes = self.graph.num_nodes
-        frontier: Ids = seeds.numpy()
+        frontier: Ids = seeds.long().numpy()
+        if len(frontier) and not 0 <= frontier.min() <= frontier.max() < num_nodes:
+            raise IdRangeError(
+                f"seed nodes {frontier.min()} to {frontier.max()} were asked for, the graph has nodes 0 to "
+                f"{num_nodes - 1}"
+            )
         trees: Ids | None = np.arange(len(frontier)) if self.disjoint else None
         self._relabel.start(frontier if trees is None else trees * num_nodes + frontier)
         nodes, batch, rows, columns, edges = [frontier], [trees], [], [], []

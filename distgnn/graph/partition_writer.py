@@ -135,7 +135,7 @@ class PartitionWriter:
             "node_bounds": self._node_bounds,
             "edge_bounds": self._edge_bounds,
             "files": {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in files},
-            "report": report.as_dict(),
+            "report": {name: value for name, value in report.as_dict().items() if name != "folder"},
         }
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         # A partition that has the name steps aside first, and is removed afterwards.

@@ -150,7 +150,7 @@ def trained(name: str) -> list[float]:
                 out = wrapped(batch.x, batch.edge_index, node_ids=batch.n_id)[: batch.batch_size]
                 wanted = labels[batch.n_id[: batch.batch_size]]
                 loss = cross_entropy(out, wanted, reduction="sum") / targets
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 dense.step()
                 sparse.step()
                 losses += session.sum([float(loss.detach())])

@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.loader import NodeLoader
 
-from distgnn import ConfigError, EmbeddingSpec, GraphSpec, TensorSpec
+from distgnn import ConfigError, EmbeddingSpec, GraphSpec, IdRangeError, TensorSpec
 from distgnn.graph import NeighborSampler, link_neighbor_loader, neighbor_loader, open_in_degrees, weighted_messages
 from distgnn.nn import DistributedGIN, DistributedGINE
 
@@ -61,7 +61,7 @@ def test_batches_equal_those_of_pygs_loader_on_the_same_data_in_memory(
         [4, 3],
         seeds,
         batch_size=8,
-        edge_features={"edge_attr": stores["edge_attr"]},
+        edge_features=stores["edge_attr"],
         seed=7,
         **options,
     )
@@ -180,6 +180,9 @@ def test_link_batches_have_the_ends_of_their_edges(
 def test_what_cannot_be_is_refused(graph: GraphStore) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
         neighbor_loader((None, graph), [2], batch_size=0)
+    for seeds in (torch.tensor([5, NUM_NODES]), torch.tensor([-1, 5])):
+        with pytest.raises(IdRangeError, match=r"seed nodes .*the graph has nodes 0 to 59"):
+            list(neighbor_loader((None, graph), [2], seeds, batch_size=2))
     with pytest.raises(ConfigError, match="persistent_workers are not told"):
         neighbor_loader((None, graph), [2], num_workers=1, persistent_workers=True)
     with pytest.raises(ValueError, match=r"in_degrees weigh the sampled edges.*'induced'"):

@@ -131,7 +131,7 @@ def test_the_files_are_safetensors_and_json_and_a_picture(tmp_path: Path) -> Non
     assert torch.equal(load_file(tmp_path / "cut" / "part-1" / "nodes.safetensors")["x"], graph.x[20:])
     assert (tmp_path / "cut" / "partition.png").read_bytes()[:4] == b"\x89PNG"
     manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
-    assert manifest["report"] == json.loads(json.dumps(report.as_dict()))
+    assert {"folder": report.folder, **manifest["report"]} == json.loads(json.dumps(report.as_dict()))
 
 
 def test_what_has_no_rows_is_named_and_left_out(tmp_path: Path) -> None:
