@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch_geometric.utils import coalesce, remove_self_loops
 
 from distgnn.choice import choose, mix
 from distgnn.errors import ConfigError
@@ -56,17 +55,21 @@ def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Ten
         raise ConfigError(
             "method 'metis' needs the package pymetis: pip install 'distgnn[metis]'; or choose the method hash or range"
         ) from error
-    edges, _ = remove_self_loops(edge_index)
     # An edge counts as often as it is there, in either direction, so that METIS cuts the least of the edges given.
-    edges = torch.cat([edges, edges.flip(0)], dim=1)
-    weights = torch.ones(edges.size(1), dtype=torch.int64)
-    edges, weights = coalesce(edges, weights, num_nodes=num_nodes, reduce="sum")
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), edges[0].bincount(minlength=num_nodes).cumsum(0)])
+    sources, destinations = edge_index.numpy()
+    pairs = np.concatenate([sources * num_nodes + destinations, destinations * num_nodes + sources])
+    pairs = pairs[np.tile(sources != destinations, 2)]
+    pairs.sort()
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))
+    weights = np.diff(first, append=len(pairs))
+    pairs = pairs[first]
+    starts = np.searchsorted(pairs, np.arange(num_nodes + 1) * num_nodes)
+    pairs %= num_nodes
     width = pymetis.zero_copy_dtype()
     _, parts = pymetis.part_graph(
         num_parts,
-        pymetis.CSRAdjacency(starts.numpy().astype(width), edges[1].numpy().astype(width)),
-        eweights=weights.numpy().astype(width),
+        pymetis.CSRAdjacency(starts.astype(width, copy=False), pairs.astype(width, copy=False)),
+        eweights=weights.astype(width, copy=False),
         options=pymetis.Options(seed=mix(seed) % 2**31),
     )
     return torch.tensor(parts, dtype=torch.int32)

@@ -56,11 +56,11 @@ def partition_graph(
 
     Raises:
         ConfigError: ``out`` is there already or cannot be written, or the method or number of parts cannot be.
-        DataFormatError: The graph has no nodes or edges to cut, or a feature of a type that cannot be saved.
+        DataFormatError: The graph has no nodes, or edges that end outside it, or a feature of a type that cannot be
+            saved.
     """
     out = Path(out)
-    if graph.edge_index is None or not graph.num_nodes:
-        raise DataFormatError("there is no graph to cut: it needs nodes and an edge_index of shape [2, E]")
+    _check_graph(graph)
     check_free(out, overwrite=overwrite)
     features, left_out = _features(graph)
     parts = assign_nodes(graph.edge_index, graph.num_nodes, num_parts, method=method, seed=seed)
@@ -109,6 +109,17 @@ def _in_edges(edge_index: Tensor, parts: Tensor, new: Tensor, part: int, first: 
     sources, destinations, edge_ids = (torch.cat(columns) for columns in zip(*found, strict=True))
     order = destinations.argsort(stable=True)
     return sources[order], destinations[order] - first, edge_ids[order]
+
+
+def _check_graph(graph: Data) -> None:
+    edge_index = graph.edge_index
+    if edge_index is None or not graph.num_nodes or edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise DataFormatError("there is no graph to cut: it needs nodes and an edge_index of shape [2, E]")
+    if edge_index.dtype != torch.int64:
+        raise DataFormatError(f"edge_index must be torch.int64, not {edge_index.dtype}; convert it with .long()")
+    low, high = (int(end) for end in edge_index.aminmax()) if edge_index.numel() else (0, 0)
+    if low < 0 or high >= graph.num_nodes:
+        raise DataFormatError(f"edge_index holds nodes {low} to {high}, the graph has nodes 0 to {graph.num_nodes - 1}")
 
 
 def _features(graph: Data) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:

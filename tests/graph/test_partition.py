@@ -229,6 +229,13 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path: Path, monkeyp
             partition_graph(graph, tmp_path / "cut", **options)
     with pytest.raises(DataFormatError, match="no graph to cut"):
         partition_graph(Data(x=torch.zeros(3, 1)), tmp_path / "cut", 2)
+    for edges, words in (
+        (torch.tensor([[0, 1], [9, 10]]), "holds nodes 0 to 10, the graph has nodes 0 to 9"),
+        (torch.tensor([[0], [-1]]), "holds nodes -1 to 0"),
+        (torch.tensor([[0], [1]], dtype=torch.int32), r"torch\.int64, not torch\.int32"),
+    ):
+        with pytest.raises(DataFormatError, match=words):
+            partition_graph(Data(edge_index=edges, num_nodes=10), tmp_path / "cut", 2)
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(ConfigError, match=r"pip install 'distgnn\[metis\]'"):
         partition_graph(graph, tmp_path / "cut", 2)
