@@ -80,7 +80,7 @@ class MemoryGraphStore(GraphShard):
         self.check_open()
         self.spec.check_query(nodes, fanout, self._device)
         sources, edge_ids, degrees = self.in_edges(nodes, fanout, seed)
-        return InEdges(sources, nodes.repeat_interleave(degrees), edge_ids)
+        return InEdges(sources, nodes.repeat_interleave(degrees, output_size=edge_ids.numel()), edge_ids)
 
 
 class MemoryBackend:

@@ -8,6 +8,7 @@ import typer
 
 from distgnn._version import __version__
 from distgnn.cli.backends import backends
+from distgnn.cli.partition import partition
 from distgnn.cli.train import train
 from distgnn.errors import DistGNNError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     },
 )
 app.command()(train)
+app.command()(partition)
 app.command()(backends)
 
 
@@ -48,5 +50,5 @@ def main() -> None:
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.secho("interrupted; what was measured so far is in the run's folder", err=True, fg="red")
+        typer.secho("interrupted; the folder of a run keeps what was measured so far", err=True, fg="red")
         sys.exit(130)

@@ -1,5 +1,31 @@
 """Graphs and features in stores, in the forms that PyG's loaders take."""
 
+from distgnn.graph.dgl_partition import partition_from_dgl, partition_to_dgl
 from distgnn.graph.feature_store import StoreFeatures, as_feature_store, as_tensor_store
+from distgnn.graph.inference import infer_by_layers
+from distgnn.graph.loader import link_neighbor_loader, neighbor_loader
+from distgnn.graph.neighbor_sampler import NeighborSampler
+from distgnn.graph.partition import partition_graph
+from distgnn.graph.partition_reader import Partition, load_new_ids, open_partition
+from distgnn.graph.partition_report import PartitionReport, PartSummary
+from distgnn.graph.weights import open_in_degrees, weighted_messages
 
-__all__ = ["StoreFeatures", "as_feature_store", "as_tensor_store"]
+__all__ = [
+    "NeighborSampler",
+    "PartSummary",
+    "Partition",
+    "PartitionReport",
+    "StoreFeatures",
+    "as_feature_store",
+    "as_tensor_store",
+    "infer_by_layers",
+    "link_neighbor_loader",
+    "load_new_ids",
+    "neighbor_loader",
+    "open_in_degrees",
+    "open_partition",
+    "partition_from_dgl",
+    "partition_graph",
+    "partition_to_dgl",
+    "weighted_messages",
+]

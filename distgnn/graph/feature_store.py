@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,21 +15,21 @@ from distgnn.specs import TensorSpec
 
 
 class StoreFeatures(FeatureStore):
-    """One feature tensor that lives in a store; see :func:`as_feature_store`."""
+    """Feature tensors that live in stores; see :func:`as_feature_store`."""
 
-    def __init__(self, store: TensorStore | EmbeddingStore, group_name: str | None, attr_name: str) -> None:
+    def __init__(self, stores: Mapping[str, TensorStore | EmbeddingStore], group_name: str | None) -> None:
         super().__init__()
-        self._store: TensorStore | EmbeddingStore | None = store
-        self._attribute = TensorAttr(group_name, attr_name)
+        self._stores = dict(stores)
+        self._group_name = group_name
 
     def get_all_tensor_attrs(self) -> list[TensorAttr]:
-        """List the one attribute."""
-        return [] if self._store is None else [self._attribute]
+        """List the attributes."""
+        return [TensorAttr(self._group_name, name) for name in self._stores]
 
     def _get_tensor(self, attr: TensorAttr) -> Tensor:
         store = self._of(attr)
         if store is None:
-            raise KeyError(f"no {attr} here, only {self._attribute}")
+            raise KeyError(f"no {attr} here, only {self.get_all_tensor_attrs()}")
         ids = _ids(attr.index, _shape(store)[0])
         return store.lookup(ids) if isinstance(store, EmbeddingStore) else store.read(ids)
 
@@ -42,7 +43,7 @@ class StoreFeatures(FeatureStore):
     def _remove_tensor(self, attr: TensorAttr) -> bool:
         if self._of(attr) is None:
             return False
-        self._store = None
+        del self._stores[attr.attr_name]
         return True
 
     def _get_tensor_size(self, attr: TensorAttr) -> tuple[int, ...] | None:
@@ -50,25 +51,28 @@ class StoreFeatures(FeatureStore):
         return None if store is None else _shape(store)
 
     def _of(self, attr: TensorAttr) -> TensorStore | EmbeddingStore | None:
-        asked = (attr.group_name if attr.is_set("group_name") else None, attr.attr_name)
-        return self._store if asked == (self._attribute.group_name, self._attribute.attr_name) else None
+        group_name = attr.group_name if attr.is_set("group_name") else None
+        return self._stores.get(attr.attr_name) if group_name == self._group_name else None
 
 
 def as_feature_store(
-    store: TensorStore | EmbeddingStore, *, group_name: str | None = None, attr_name: str = "x"
+    store: TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore],
+    *,
+    group_name: str | None = None,
+    attr_name: str = "x",
 ) -> StoreFeatures:
-    """View a store as a :class:`torch_geometric.data.FeatureStore`, for PyG's loaders.
+    """View a store, or several, as a :class:`torch_geometric.data.FeatureStore`, for PyG's loaders.
 
     Getting a tensor with an index reads those rows only. Putting one writes rows of a tensor store; the rows of an
     embedding store are changed by its optimizer alone, and PyG says so with a :class:`KeyError`. Removing the tensor
     ends the view and leaves the store.
 
     Args:
-        store: Where the rows are.
+        store: Where the rows are; several stores by what each feature is called.
         group_name: The node or edge type; None in a homogeneous graph.
-        attr_name: What the feature is called.
+        attr_name: What the feature of a single store is called.
     """
-    return StoreFeatures(store, group_name, attr_name)
+    return StoreFeatures(store if isinstance(store, Mapping) else {attr_name: store}, group_name)
 
 
 class FeatureStoreTensors:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from distgnn.data import load_dataset
+from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
 from distgnn.registry import use
 from distgnn.train.report import RunFolder
@@ -127,16 +127,7 @@ def _load(config: TrainConfig) -> LoadedDataset:
         "num_nodes": config.num_nodes,
         "num_edges": config.num_edges,
     }
-    options = {name: value for name, value in own.items() if value is not None}
-    if config.dataset == "CustomLargeGraph":
-        options["seed"] = config.seed
-        if config.edges is None and (config.features or config.labels or config.label_column):
-            raise ConfigError("features and labels belong to an edge file: give edges too")
-        if config.edges is not None and config.num_edges is not None:
-            raise ConfigError("num_edges is for generated graphs; an edge file has its own")
-    elif options:
-        raise ConfigError(f"{', '.join(options)} only go with --dataset CustomLargeGraph, not {config.dataset!r}")
-    dataset = load_dataset(config.dataset, root=config.root, **options)
+    dataset = load_by_options(config.dataset, root=config.root, seed=config.seed, **own)
     if config.folds and dataset.task != "graph":
         raise ConfigError(f"folds cross-validate graphs, and {dataset.name!r} is one graph: use runs instead")
     if config.folds and config.folds > min(np.bincount(_labels(dataset))):

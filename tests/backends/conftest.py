@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+import distgnn
+
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from distgnn import Backend
 
     StartJob = Callable[..., "Job"]
 
@@ -126,6 +130,13 @@ def free_port() -> int:
 def spread(request: pytest.FixtureRequest) -> str:
     """Give the name of each backend whose stores are spread over ranks."""
     return str(request.param)
+
+
+@pytest.fixture
+def backend(spread: str) -> Iterator[Backend]:
+    """Give each of them, open."""
+    with distgnn.use(spread, timeout=20) as opened:
+        yield opened
 
 
 @pytest.fixture

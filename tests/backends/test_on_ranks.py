@@ -17,7 +17,9 @@ def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> 
 @pytest.mark.parametrize(
     "file",
     [
+        "test_inference.py",
         "test_listens.py",
+        "test_sampling.py",
         "test_stored_embedding.py",
         "test_trains_like_memory.py",
         "test_sync_batch_norm.py",

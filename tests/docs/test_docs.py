@@ -315,7 +315,7 @@ def test_the_reference_has_every_error_and_what_else_it_is(reference: Reference)
         assert not also or issubclass(kind, getattr(builtins, also)), name
 
 
-@pytest.mark.parametrize("command", ["train", "backends"])
+@pytest.mark.parametrize("command", ["train", "partition", "backends"])
 def test_the_reference_has_every_option(reference: Reference, command: str) -> None:
     options = {option for parameter in COMMANDS.commands[command].params for option in parameter.opts}
     assert set(reference.table(f"distgnn {command}")) == options

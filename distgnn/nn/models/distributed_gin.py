@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch_geometric.nn.aggr import Aggregation
     from torch_geometric.typing import Adj
 
-    from distgnn.protocols import Backend
+    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
 
 
 class DistributedGIN(Module):
@@ -213,23 +213,89 @@ class DistributedGIN(Module):
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
         layers = [h]
-        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            h = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
-            if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
-                h = norm(h, batch, batch_size) if self.supports_norm_batch else norm(h)
-                h = h if self.act is None else self.act(h)
-                h = self.dropout(h)
+        for index in range(self.num_layers):
+            h = self._run_layer(index, h, edge_index, edge_attr, batch, batch_size)
             if self.activations:
                 h = self._publish(index, h, node_ids)
             layers.append(h)
 
+        if self.heads is not None and batch is not None:
+            layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
+        out = self.combine(layers)
+        return out if batch is None or self.heads is not None else self.readout(out, batch, dim_size=batch_size)
+
+    def _run_layer(
+        self,
+        index: int,
+        h: Tensor | tuple[Tensor, Tensor],
+        edge_index: Adj,
+        edge_attr: Tensor | None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        conv, norm = self.convs[index], self.norms[index]
+        out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
+        if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
+            out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)
+            out = out if self.act is None else self.act(out)
+            out = self.dropout(out)
+        return out
+
+    def inference(
+        self,
+        graph: GraphStore,
+        features: TensorStore | EmbeddingStore | None = None,
+        *,
+        edge_features: TensorStore | EmbeddingStore | None = None,
+        batch_size: int = 1024,
+        backend: Backend | None = None,
+        progress: bool = True,
+    ) -> TensorStore:
+        """Compute the outputs of all nodes of a stored graph, layer by layer.
+
+        See :func:`distgnn.graph.infer_by_layers`, which takes the same arguments.
+        """
+        from distgnn.graph.inference import infer_by_layers  # noqa: PLC0415  # layers do without PyG's loaders
+
+        return infer_by_layers(
+            self,
+            graph,
+            features,
+            edge_features=edge_features,
+            batch_size=batch_size,
+            backend=backend,
+            progress=progress,
+        )
+
+    def input_rows(self, x: Tensor | None, node_ids: Tensor) -> Tensor:
+        """Compute what the first layer is given for nodes ``[K]``, features and stored embeddings together."""
+        h = x if self.node_features is None else self.node_features(x, node_ids)
+        if h is None:
+            raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
+        return h
+
+    def layer(
+        self,
+        index: int,
+        h: tuple[Tensor, Tensor],
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        edge_ids: Tensor,
+    ) -> Tensor:
+        """Compute the output of a layer for some nodes, from the rows of sources ``[S, width]`` and their own."""
+        return self._run_layer(index, h, edge_index, self._edge_inputs(edge_index, edge_attr, edge_ids))
+
+    @property
+    def combines_layers(self) -> bool:
+        """Whether the output needs the rows of other layers than the last."""
+        return self.heads is not None or self.jk is not None
+
+    def combine(self, layers: list[Tensor]) -> Tensor:
+        """Compute the output from the input rows and those of each layer, or of the last one alone."""
         if self.heads is not None:
-            if batch is not None:
-                layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
             return torch.stack([self.dropout(head(h)) for head, h in zip(self.heads, layers, strict=True)]).sum(dim=0)
-        h = h if self.jk is None else self.jk(layers[1:])
-        h = h if self.lin is None else self.lin(h)
-        return h if batch is None else self.readout(h, batch, dim_size=batch_size)
+        h: Tensor = layers[-1] if self.jk is None else self.jk(layers[1:])
+        return h if self.lin is None else self.lin(h)
 
     def _count_nodes(self, x: Tensor | None, node_ids: Tensor | None) -> int | None:
         if x is not None:

@@ -1,0 +1,128 @@
+"""Which seeds a rank takes, batch by batch."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Sampler
+
+from distgnn.choice import mix
+from distgnn.errors import ConfigError
+from distgnn.protocols import SupportsRanks
+from distgnn.registry import get_backend
+from distgnn.specs import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from distgnn.graph.neighbor_sampler import NeighborSampler
+    from distgnn.protocols import Backend
+
+_loaders = itertools.count()  # every rank makes its loaders in the same order
+
+
+class Batches(Sampler[list[int]]):
+    """This rank's part of every batch, as positions among the seeds; also of those that have nothing for it.
+
+    Args:
+        sampler: Is told when an epoch begins.
+        count: Number of seeds.
+        seeds: What they are; compared between ranks.
+        batch_size: Seeds a batch.
+        shuffle: Another order in each epoch, by the sampler's seed.
+        drop_last: Leave out a last batch that is not full.
+        per_rank: The seeds are this rank's own.
+        backend: Whose ranks take part; None is the one in use.
+
+    Raises:
+        ConfigError: Ranks have different arguments, or a batch has no seeds.
+    """
+
+    def __init__(
+        self,
+        sampler: NeighborSampler,
+        count: int,
+        seeds: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        drop_last: bool,
+        per_rank: bool,
+        backend: Backend | None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        self._sampler = sampler
+        self._count, self._batch_size = count, batch_size
+        self._shuffle = shuffle
+        self._epoch = 0
+        backend = backend or get_backend()
+        self._rank, self._world_size = (
+            (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+        )
+        self._own = self._length = count // batch_size if drop_last else -(-count // batch_size)
+        self._several = self._world_size > 1
+        if self._several:
+            options = [sampler.num_neighbors, sampler.seed, sampler.disjoint, str(sampler.subgraph_type)]
+            asked = repr([*options, shuffle, drop_last, per_rank, None if per_rank else batch_size]).encode()
+            if not per_rank:
+                asked += seeds.cpu().contiguous().numpy().tobytes()
+            self._length = self._agree(backend, zlib.crc32(asked))
+        if per_rank:
+            self._rank, self._world_size = 0, 1
+
+    def check_workers(self, num_workers: int = 0, *, persistent_workers: bool = False) -> None:
+        """Refuse workers where calls of stores go to other ranks, and those that do not hear of new epochs.
+
+        Raises:
+            ConfigError: There are workers, and other ranks; or they are to outlive an epoch.
+        """
+        if persistent_workers:
+            raise ConfigError("persistent_workers are not told when an epoch begins; leave them out")
+        if num_workers and self._several:
+            raise ConfigError(
+                f"num_workers={num_workers}: a worker process cannot call stores of several ranks; leave it at 0"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass that of epoch ``epoch``, counted from 0; without this call epochs count up."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # DataLoader's workers inherit the sampler, so the epoch begins here and not at the first batch. Where there are
+        # workers DataLoader asks twice, so an epoch counts only when batches are taken.
+        self._sampler.start_epoch(self._epoch)
+        return self._batches(self._epoch)
+
+    def _batches(self, epoch: int) -> Iterator[list[int]]:
+        self._epoch = epoch + 1
+        order = torch.arange(self._count)
+        if self._shuffle:
+            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(mix(self._sampler.seed, epoch)))
+        for start in range(0, self._own * self._batch_size, self._batch_size):
+            yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
+        yield from ([] for _ in range(self._length - self._own))
+
+    def _agree(self, backend: Backend, asked: int) -> int:
+        """Return the largest number of batches of any rank, when all ask for the same loader."""
+        assert isinstance(backend, SupportsRanks)
+        spec = TensorSpec(f"neighbor_loader_{next(_loaders)}", (backend.world_size, 2), torch.int64)
+        store = backend.open_tensor(spec)
+        store.write(torch.tensor([backend.rank]), torch.tensor([[asked, self._own]]))
+        answers = store.read(torch.arange(backend.world_size))
+        store.close()
+        for rank, (other, _) in enumerate(answers.tolist()):
+            if other != answers[0, 0]:
+                raise ConfigError(
+                    f"ranks 0 and {rank} make different loaders: give every rank the same seeds and options, or each "
+                    "its own seeds with per_rank=True"
+                )
+        return int(answers[:, 1].max())

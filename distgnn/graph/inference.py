@@ -1,0 +1,192 @@
+"""The outputs of all nodes, layer by layer, for graphs whose layers fit in no one memory."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from distgnn.errors import GraphInputError
+from distgnn.nn.stored import StoredActivation, default_name
+from distgnn.protocols import EmbeddingStore, SupportsRanks
+from distgnn.registry import get_backend
+from distgnn.specs import PartitionBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from torch.nn import Module
+
+    from distgnn.protocols import Backend, GraphStore, TensorStore
+
+    Rows = Callable[[Tensor], Tensor]
+
+
+class LayeredModel(Protocol):
+    """A model that can be run a layer at a time; what :func:`infer_by_layers` needs of it."""
+
+    num_layers: int
+
+    def modules(self) -> Iterator[Module]:
+        """As :class:`torch.nn.Module`."""
+        ...
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """As :class:`torch.nn.Module`."""
+        ...
+
+    def eval(self) -> object:
+        """As :class:`torch.nn.Module`."""
+        ...
+
+    def input_rows(self, x: Tensor | None, node_ids: Tensor) -> Tensor:
+        """Return what the first layer is given for these nodes."""
+        ...
+
+    def layer(
+        self, index: int, h: tuple[Tensor, Tensor], edge_index: Tensor, edge_attr: Tensor | None, edge_ids: Tensor
+    ) -> Tensor:
+        """Return a layer's output for destinations, from the rows of sources and of destinations."""
+        ...
+
+    def combine(self, layers: list[Tensor]) -> Tensor:
+        """Return the model's output from the input rows and those of each layer, or of the last one alone."""
+        ...
+
+    @property
+    def combines_layers(self) -> bool:
+        """Whether the output needs the rows of other layers than the last."""
+        ...
+
+
+@torch.no_grad()
+def infer_by_layers(
+    model: LayeredModel,
+    graph: GraphStore,
+    features: TensorStore | EmbeddingStore | None = None,
+    *,
+    edge_features: TensorStore | EmbeddingStore | None = None,
+    batch_size: int = 1024,
+    backend: Backend | None = None,
+    progress: bool = True,
+) -> TensorStore:
+    """Compute the outputs of all nodes, with all their neighbors, as a forward over the full graph would.
+
+    Each layer goes through the nodes in batches, reads its inputs from the store of the layer before, and writes to a
+    store of its own; the layer before is then freed, unless the model's output combines all layers. So a process holds
+    the rows of a batch and of its in-neighbors, and its share of two stores. On several ranks each computes a range of
+    the nodes, and all make the same number of steps.
+
+    Args:
+        model: Is used in evaluation mode, and left as it was.
+        graph: The graph.
+        features: ``[num_nodes, in_channels]``; None where the model has stored embeddings alone.
+        edge_features: ``[num_edges, edge_dim]``.
+        batch_size: Nodes a batch.
+        backend: Where layers are stored, and whose ranks take part; by default the one in use.
+        progress: Show a progress bar on stderr, on rank 0.
+
+    Returns:
+        A new store ``[num_nodes, out_channels]``; close it when it is done with.
+
+    Raises:
+        GraphInputError: The model normalizes over all nodes at once, which batches cannot do.
+        ValueError: A batch of no nodes.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    _check_norms(model)
+    backend = backend or get_backend()
+    rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+    bounds = PartitionBook.even(graph.num_nodes, world_size).bounds
+    steps = math.ceil(max(end - start for start, end in pairwise(bounds)) / batch_size)
+    own = torch.arange(bounds[rank], bounds[rank + 1])
+    batches = [own[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
+    passes = model.num_layers + model.combines_layers
+    stores = [StoredActivation(name=default_name("inference"), backend=backend) for _ in range(passes)]
+    bar = Progress(console=Console(stderr=True, quiet=not progress or rank > 0))
+    task = bar.add_task("inference", total=passes * steps)
+
+    def inputs(ids: Tensor) -> Tensor:
+        return model.input_rows(None if features is None else _reader(features)(ids), ids)
+
+    def rows(index: int, nodes: Tensor) -> Tensor:
+        if index == model.num_layers:
+            return model.combine([inputs(nodes), *(_stored(store)(nodes) for store in stores[:-1])])
+        before = _stored(stores[index - 1]) if index else inputs
+        h = _layer(model, index, graph, nodes, before, edge_features)
+        return model.combine([h]) if index == passes - 1 else h
+
+    with ExitStack() as at_the_end:
+        at_the_end.enter_context(_evaluating(model))
+        for store in stores:
+            at_the_end.callback(store.close)
+        with bar:
+            for index, output in enumerate(stores):
+                for nodes in batches:
+                    output(rows(index, nodes), nodes, graph.num_nodes)
+                    bar.advance(task)
+                if index and not model.combines_layers:
+                    stores[index - 1].close()
+        result, stores[-1].store = stores[-1].store, None  # it outlives the rest
+    assert result is not None
+    return result
+
+
+def _layer(
+    model: LayeredModel,
+    index: int,
+    graph: GraphStore,
+    nodes: Tensor,
+    before: Rows,
+    edge_features: TensorStore | EmbeddingStore | None,
+) -> Tensor:
+    """Compute a layer's rows ``[B, width]`` of nodes."""
+    found = graph.in_neighbors(nodes)
+    needed, slots = torch.unique(torch.cat([nodes, found.sources]), return_inverse=True)
+    rows = before(needed)
+    destinations = torch.searchsorted(nodes, found.destinations)  # nodes ascend
+    edge_index = torch.stack([slots[nodes.numel() :], destinations])
+    edge_attr = None if edge_features is None else _reader(edge_features)(found.edge_ids)
+    h = (rows, rows.index_select(0, slots[: nodes.numel()]))
+    return model.layer(index, h, edge_index, edge_attr, found.edge_ids)
+
+
+def _reader(store: TensorStore | EmbeddingStore) -> Rows:
+    return store.lookup if isinstance(store, EmbeddingStore) else store.read
+
+
+def _stored(layer: StoredActivation) -> Rows:
+    assert layer.store is not None
+    return layer.store.read
+
+
+@contextmanager
+def _evaluating(model: LayeredModel) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_norms(model: LayeredModel) -> None:
+    for name, module in model.named_modules():
+        if not type(module).__module__.startswith("torch_geometric.nn.norm"):
+            continue
+        by_graph = "batch" in inspect.signature(module.forward).parameters and getattr(module, "mode", "") != "node"
+        of_batch = getattr(getattr(module, "module", module), "track_running_stats", True) is False
+        if by_graph or of_batch:
+            raise GraphInputError(
+                f"{name} is {module}, which normalizes over all nodes at once, and inference has a batch of them: run "
+                "the model on the whole graph, or train it with norm='batch_norm' or LayerNorm(mode='node')"
+            )
