@@ -6,7 +6,6 @@ import faulthandler
 import sys
 
 import torch
-
 from failing_rank import SpreadBackend, opened
 
 from distgnn import EmbeddingSpec, GraphSpec, TensorSpec

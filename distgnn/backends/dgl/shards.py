@@ -81,6 +81,7 @@ class DGLGraphShard(GraphShard):
         super().__init__(spec, edge_index, CPU, ranges.start, ranges.stop)
         assert self._edge_ids is not None
         # One column a node of the shard; a bipartite graph needs no nodes of the other parts as columns.
+        self._start = torch.from_numpy(self._first_edges)
         data = ("csc", (self._start, self._sources, self._edge_ids))
         sizes = {"source": spec.num_nodes, "destination": ranges.stop - ranges.start}
         self._graph = dgl.heterograph({("source", "to", "destination"): data}, sizes)
