@@ -91,7 +91,8 @@ def draw_partition(report: PartitionReport, path: Path) -> None:
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, axis="y")
-        axes.legend()
+        axes.margins(y=0.18)
+        axes.legend(loc="upper right", ncols=2)
     figure.suptitle(
         f"{len(report.parts)} parts by {report.method}: {report.edge_cut_ratio:.1%} of the edges cut, largest part "
         f"{report.node_balance:.2f} times the average, {report.halo_ratio:.2f} halo nodes a node"

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from distgnn._version import __version__
-from distgnn.errors import ConfigError
+from distgnn.errors import ConfigError, DistGNNError
 from distgnn.graph.partition_report import PartitionReport, PartSummary, draw_partition
-from distgnn.graph.tensor_files import TensorFile, save_rows, save_tensors
+from distgnn.graph.tensor_files import TensorFile, blocks, save_rows, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,13 @@ class PartitionWriter:
         self._summaries: list[PartSummary] = []
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except OSError as error:
+            self.__exit__(type(error), error, None)
+        return self
+
+    def _begin(self) -> None:
         self._folder.mkdir(parents=True)
         new = torch.empty_like(self._node_ids)
         new[self._node_ids] = torch.arange(new.numel())
@@ -59,17 +66,19 @@ class PartitionWriter:
         shapes = {"nodes": (torch.int64, (new.numel(),)), "edges": (torch.int64, (self._num_edges,))}
         with TensorFile(path, shapes) as file:
             file.write("nodes", 0, new)
+            # Written once, so that a full disk is an error here; it would be the end of the process below.
+            for first, block in blocks(self._num_edges, 8):
+                file.write("edges", first, torch.zeros(block.stop - first, dtype=torch.int64))
         # The new number of an edge is known when its part is written, so this tensor, the last, fills up in any order.
         self._new_edges = np.empty(0, dtype=np.int64)
         if self._num_edges:
             self._new_edges = np.memmap(path, np.int64, "r+", path.stat().st_size - 8 * self._num_edges)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, DistGNNError):
             raise ConfigError(
                 f"the partition cannot be written to {self._out}: {error}; choose another folder"
             ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch_geometric.nn import MessagePassing
 
+from distgnn.nn.stored import default_name
 from distgnn.protocols import SupportsRanks
 from distgnn.registry import get_backend
 from distgnn.specs import TensorSpec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def open_in_degrees(
-    graph: GraphStore, *, name: str = "in_degrees", backend: Backend | None = None, block: int = 2**16
+    graph: GraphStore, *, name: str | None = None, backend: Backend | None = None, block: int = 2**16
 ) -> TensorStore:
     """Count the in-edges of every node, into a tensor store ``[num_nodes]`` of int64. Close it when it is done with.
 
@@ -30,13 +31,13 @@ def open_in_degrees(
 
     Args:
         graph: The graph.
-        name: Name of the store.
+        name: Name of the store; by default a new one.
         backend: Where it is opened; by default the one in use.
         block: Nodes asked for at a time.
     """
     backend = backend or get_backend()
     rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
-    store = backend.open_tensor(TensorSpec(name, (graph.num_nodes,), torch.int64))
+    store = backend.open_tensor(TensorSpec(name or default_name("in_degrees"), (graph.num_nodes,), torch.int64))
     for start in range(0, graph.num_nodes, block * world_size):
         nodes = torch.arange(start, min(start + block * world_size, graph.num_nodes)).tensor_split(world_size)[rank]
         ends = graph.in_neighbors(nodes).destinations

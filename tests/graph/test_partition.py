@@ -240,6 +240,9 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path: Path, monkeyp
     with pytest.raises(ConfigError, match=r"pip install 'distgnn\[metis\]'"):
         partition_graph(graph, tmp_path / "cut", 2)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written to .*file/cut: .*; choose another folder"):
+        partition_graph(graph, tmp_path / "file" / "cut", 2, method="hash")
     partition_graph(graph, tmp_path / "cut", 2, method="hash")
     with pytest.raises(ConfigError, match="has parts 0 to 1, not 2"):
         open_partition(tmp_path / "cut", 2)
