@@ -135,8 +135,8 @@ class ServerRows:
         needed, free = rows.numel() * rows.element_size(), shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
             raise SpecError(
-                f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on each host, and {free:,} are free "
-                f"in {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount it anew with -o size=...)"
+                f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on a host, and {free:,} are free "
+                f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
             )
         self._store.add_part_policy(ranges.policy)
         shared = rows if needed else None  # there is no shared memory of no bytes
