@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
+from dgl.distributed import rpc
 from dgl.distributed.graph_partition_book import NodePartitionPolicy, RangePartitionBook
 
 from distgnn.errors import SpecError
@@ -96,8 +97,8 @@ class Ranges:
         return torch.tensor(self.book.bounds[1:])
 
     def key(self, name: str) -> str:
-        """Return the key of what DGL knows as the DistTensor ``name``, in the first group of ranks, the only one."""
-        return str(self.policy.get_data_name(f"{name}_0"))
+        """Return the key of what DGL's code in this process knows as the DistTensor ``name``."""
+        return str(self.policy.get_data_name(f"{name}_{rpc.get_group_id()}"))
 
 
 class Keeper(Protocol):
