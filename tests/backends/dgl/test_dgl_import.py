@@ -30,7 +30,8 @@ def run(*sources: str, path: Path | None = None) -> str:
     """Run a program and return what it prints."""
     source = "".join(map(textwrap.dedent, sources))
     given = {"PYTHONPATH": ":".join(([str(path)] if path else []) + sys.path)}
-    done = subprocess.run([sys.executable, "-c", source], env=given, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, check=False, env=given, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -32,7 +32,7 @@ def test_dgls_own_adam_trains_the_rows_of_a_store_as_torchs() -> None:
             (table(mine) * (step - mine[:, None])).sum().backward()
             optimizer.step()
             oracle.zero_grad()
-            (weight * (step - torch.arange(40)[:, None])).sum().backward()
+            (weight * (step - torch.arange(40)[:, None])).sum().backward()  # type: ignore[no-untyped-call]
             oracle.step()
         torch.testing.assert_close(store.lookup(torch.arange(40)), weight.detach())
 
@@ -52,6 +52,7 @@ def test_a_store_is_a_distributed_tensor_of_dgl() -> None:
 
         store = backend.open_tensor(distgnn.TensorSpec("layer", (6, 2)))
         store.write(torch.arange(6), torch.ones(6, 2))
-        assert isinstance(store.tensor, dgl.distributed.DistTensor)  # type: ignore[attr-defined]  # as above
-        assert store.tensor.shape == (6, 2)
-        assert torch.equal(store.tensor[torch.tensor([5, 0])], torch.ones(2, 2))
+        tensor = store.tensor  # type: ignore[attr-defined]  # as above
+        assert isinstance(tensor, dgl.distributed.DistTensor)
+        assert tensor.shape == (6, 2)
+        assert torch.equal(tensor[torch.tensor([5, 0])], torch.ones(2, 2))
