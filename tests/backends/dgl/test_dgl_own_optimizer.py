@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,15 @@ def test_dgls_own_adam_trains_the_rows_of_a_store_as_torchs() -> None:
             (weight * (step - torch.arange(40)[:, None])).sum().backward()  # type: ignore[no-untyped-call]
             oracle.step()
         torch.testing.assert_close(store.lookup(torch.arange(40)), weight.detach())
+
+
+@pytest.mark.skipif(WORLD_SIZE > 1, reason="the page's example is of one process")
+def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "choose-a-backend.md"
+    (example,) = [block for block in page.read_text().split("```") if "store.dist_embedding" in block]
+    with distgnn.use("memory"):  # which is in use again afterwards
+        exec(compile(example.removeprefix("python\n"), str(page), "exec"), {})
+    assert capsys.readouterr().out == "torch.Size([2, 8])\n"
 
 
 def test_a_table_that_dgl_cannot_have_says_so() -> None:
