@@ -27,52 +27,44 @@ _S = TypeVar("_S", bound=_Store)
 
 
 class OpenStores:
-    """What a backend has open in this process.
+    """What a backend has open in this process; a base class of backends."""
 
-    Args:
-        backend: The backend's name.
-    """
+    name: str
 
-    def __init__(self, backend: str) -> None:
-        self._backend = backend
+    def __init__(self) -> None:
         self._stores: dict[str, _Store] | None = {}
-
-    def check_open(self, spec: Spec) -> None:
-        """Refuse to open a store after :meth:`close`.
-
-        Raises:
-            StoreClosedError: The backend is closed.
-        """
-        if self._stores is None:
-            raise StoreClosedError(
-                f"the {self._backend} backend is closed, {spec} cannot be opened; call distgnn.use({self._backend!r})"
-            )
-
-    def attached(self, spec: Spec, kind: type[_S]) -> _S | None:
-        """Return the open store of that name, or None.
-
-        Raises:
-            NameConflictError: It is open with another spec.
-            StoreClosedError: The backend is closed.
-        """
-        self.check_open(spec)
-        store = (self._stores or {}).get(spec.name)
-        if store is None or store.closed:
-            return None
-        check_same_spec(store.spec, spec)
-        return store if isinstance(store, kind) else None
-
-    def keep(self, store: _S) -> _S:
-        """Remember a new store, and return it."""
-        assert self._stores is not None
-        self._stores[store.spec.name] = store
-        return store
 
     def close(self) -> None:
         """Close every store; none can be opened any more."""
         for store in (self._stores or {}).values():
             store.close()
         self._stores = None
+
+    def _check_open(self, spec: Spec) -> None:
+        if self._stores is None:
+            raise StoreClosedError(
+                f"the {self.name} backend is closed, {spec} cannot be opened; call distgnn.use({self.name!r})"
+            )
+
+    def _attached(self, spec: Spec, kind: type[_S]) -> _S | None:
+        """Return the open store of that name, or None.
+
+        Raises:
+            NameConflictError: It is open with another spec.
+            StoreClosedError: The backend is closed.
+        """
+        self._check_open(spec)
+        store = (self._stores or {}).get(spec.name)
+        if store is None or store.closed:
+            return None
+        check_same_spec(store.spec, spec)
+        return store if isinstance(store, kind) else None
+
+    def _keep(self, store: _S) -> _S:
+        """Remember a new store, and return it."""
+        assert self._stores is not None
+        self._stores[store.spec.name] = store
+        return store
 
 
 def needed_edges(spec: GraphSpec, edge_index: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import os
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -25,15 +25,39 @@ if TYPE_CHECKING:
 
     from distgnn.hookspecs import BackendFactory
 
-_BUILT_IN = {
-    "memory": "distgnn.backends.memory",
-    "pyg": "distgnn.backends.pyg",
-    "dgl": "distgnn.backends.dgl",
-}
 _DISTGNN = f"distgnn {__version__}"
 
 _manager = pluggy.PluginManager(hookspecs.PROJECT)
 _manager.add_hookspecs(hookspecs)
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """What is known of a backend of this package without importing it.
+
+    Args:
+        module: Where its hook is.
+        about: What it is.
+        engine: The distribution that it needs and that not everybody has installed.
+        wheels: Where that can be installed.
+    """
+
+    module: str
+    about: str
+    engine: str = ""
+    wheels: str = ""
+
+
+_BUILT_IN = {
+    "memory": _BuiltIn("distgnn.backends.memory", "rows in this process"),
+    "pyg": _BuiltIn("distgnn.backends.pyg", "rows on the ranks of a torch.distributed job, on one host or several"),
+    "dgl": _BuiltIn(
+        "distgnn.backends.dgl",
+        "DGL's DistEmbedding and DistTensor; several ranks share a DGL server a host, on one host or several",
+        engine="dgl",
+        wheels="Linux, Python up to 3.12",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +69,14 @@ class BackendInfo:
         source: The distribution that brings it, with its version.
         available: Whether it can be chosen, as far as can be told without importing it.
         reason: Why not; empty when it is available.
+        about: What it is, in a line.
     """
 
     name: str
     source: str
     available: bool
     reason: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,7 @@ class _Candidate:
     source: str
     entry_point: EntryPoint
     reason: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,18 +178,17 @@ def get_backend(name: str | None = None, **options: Any) -> Backend:
 def list_backends() -> list[BackendInfo]:
     """List every backend that is known here, the built-in ones first, without importing any."""
     return [
-        BackendInfo(candidate.name, candidate.source, not candidate.reason, candidate.reason)
+        BackendInfo(candidate.name, candidate.source, not candidate.reason, candidate.reason, candidate.about)
         for candidate in _candidates()
     ]
 
 
 def _candidates() -> list[_Candidate]:
-    built_in = [EntryPoint(name, module, hookspecs.PROJECT) for name, module in _BUILT_IN.items()]
     found = [] if _plugins_are_off() else sorted(entry_points(group=hookspecs.PROJECT))
     sources: dict[str, list[str]] = {}
     for entry_point in found:
         sources.setdefault(entry_point.name, []).append(_source(entry_point))
-    candidates = [_Candidate(e.name, _DISTGNN, e, _failures.get(e, "")) for e in built_in]
+    candidates = [_built_in(name, known) for name, known in _BUILT_IN.items()]
     for entry_point in found:
         reason = _failures.get(entry_point, "")
         if entry_point.name in _BUILT_IN:
@@ -171,8 +197,22 @@ def _candidates() -> list[_Candidate]:
             reason = f"several distributions offer it: {', '.join(sources[entry_point.name])}; uninstall all but one"
         elif not reason and not _top_level_exists(entry_point):
             reason = f"its module {entry_point.module!r} is not there; reinstall {_source(entry_point)}"
-        candidates.append(_Candidate(entry_point.name, _source(entry_point), entry_point, reason))
+        candidates.append(
+            _Candidate(entry_point.name, _source(entry_point), entry_point, reason, _summary(entry_point))
+        )
     return candidates
+
+
+def _built_in(name: str, known: _BuiltIn) -> _Candidate:
+    entry_point = EntryPoint(name, known.module, hookspecs.PROJECT)
+    reason, about = _failures.get(entry_point, ""), known.about
+    if known.engine:
+        try:
+            about = f"{about} ({known.engine} {version(known.engine)})"
+        except PackageNotFoundError:
+            install = f'pip install "distgnn[{name}]" ({known.wheels})'
+            reason = reason or f"it needs {known.engine}, which is not installed: {install}"
+    return _Candidate(name, _DISTGNN, entry_point, reason, about)
 
 
 def _plugins_are_off() -> bool:
@@ -182,6 +222,11 @@ def _plugins_are_off() -> bool:
 def _source(entry_point: EntryPoint) -> str:
     distribution = entry_point.dist
     return f"{distribution.name} {distribution.version}" if distribution else "an unknown distribution"
+
+
+def _summary(entry_point: EntryPoint) -> str:
+    metadata = entry_point.dist.metadata if entry_point.dist else None
+    return metadata["Summary"] if metadata is not None and "Summary" in metadata else ""
 
 
 def _top_level_exists(entry_point: EntryPoint) -> bool:

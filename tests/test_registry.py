@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -89,11 +90,13 @@ def assert_others_work() -> None:
         assert backend.open_tensor(distgnn.TensorSpec("t", (2,))).shape == (2,)
 
 
-def test_a_working_plugin_is_listed_and_chosen(install: Install) -> None:
+def test_a_working_plugin_is_listed_and_chosen(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "version", lambda _: "2.1.0")  # wherever the tests run
     install("good", working("good"))
     assert [(info.name, info.source, info.available, info.reason) for info in distgnn.list_backends()] == [
         ("memory", f"distgnn {distgnn.__version__}", True, ""),
         ("pyg", f"distgnn {distgnn.__version__}", True, ""),
+        ("dgl", f"distgnn {distgnn.__version__}", True, ""),
         ("good", "distgnn-good 1.0", True, ""),
     ]
     with distgnn.use("good", port=7) as backend:
@@ -105,8 +108,20 @@ def test_a_working_plugin_is_listed_and_chosen(install: Install) -> None:
 def test_listing_imports_no_plugin(install: Install) -> None:
     install("good", working("good"))
     install("slow", "raise SystemExit('imported')")
-    assert len(distgnn.list_backends()) == 4
+    assert len(distgnn.list_backends()) == 5
     assert not [module for module in sys.modules if module.startswith("fake_")]
+
+
+def test_a_built_in_backend_without_its_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(registry, "version", missing)
+    (dgl,) = [info for info in distgnn.list_backends() if info.name == "dgl"]
+    words = 'it needs dgl, which is not installed: pip install "distgnn[dgl]" (Linux, Python up to 3.12)'
+    assert (dgl.available, dgl.reason) == (False, words)
+    with pytest.raises(distgnn.BackendUnavailableError, match=re.escape(words)):
+        distgnn.use("dgl")
 
 
 def test_choosing_one_imports_no_other(install: Install) -> None:
@@ -118,7 +133,7 @@ def test_choosing_one_imports_no_other(install: Install) -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_a_command(install: Install) -> None:
     install("good", working("good"))
-    words = "no backend is called 'godo'; known here: memory, pyg, good. .* pip install distgnn-godo"
+    words = "no backend is called 'godo'; known here: memory, pyg, dgl, good. .* pip install distgnn-godo"
     with pytest.raises(distgnn.UnknownBackendError, match=words):
         distgnn.use("godo")
 
@@ -244,7 +259,7 @@ def test_a_built_in_name_cannot_be_taken_over(install: Install) -> None:
 def test_plugins_can_be_turned_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("good", working("good"))
     monkeypatch.setenv("DISTGNN_DISABLE_PLUGINS", "1")
-    assert [info.name for info in distgnn.list_backends()] == ["memory", "pyg"]
+    assert [info.name for info in distgnn.list_backends()] == ["memory", "pyg", "dgl"]
     with pytest.raises(distgnn.UnknownBackendError, match="Plugins are turned off by DISTGNN_DISABLE_PLUGINS=1"):
         distgnn.use("good")
 

@@ -83,7 +83,7 @@ class MemoryGraphStore(GraphShard):
         return InEdges(sources, nodes.repeat_interleave(degrees, output_size=edge_ids.numel()), edge_ids)
 
 
-class MemoryBackend:
+class MemoryBackend(OpenStores):
     """Stores in this process.
 
     Args:
@@ -95,28 +95,25 @@ class MemoryBackend:
     def __init__(self, *, device: str | torch.device = "cpu") -> None:
         # The device of a tensor carries an index, "cuda" alone does not.
         self._device = torch.empty(0, device=device).device
-        self._stores = OpenStores(self.name)
+        super().__init__()
 
     def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
-        store = self._stores.attached(spec, MemoryEmbeddingStore)
-        return store or self._stores.keep(MemoryEmbeddingStore(spec, self._device))
+        store = self._attached(spec, MemoryEmbeddingStore)
+        return store or self._keep(MemoryEmbeddingStore(spec, self._device))
 
     def open_tensor(self, spec: TensorSpec) -> MemoryTensorStore:
-        store = self._stores.attached(spec, MemoryTensorStore)
-        return store or self._stores.keep(MemoryTensorStore(spec, self._device))
+        store = self._attached(spec, MemoryTensorStore)
+        return store or self._keep(MemoryTensorStore(spec, self._device))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
-        store = self._stores.attached(spec, MemoryGraphStore)
+        store = self._attached(spec, MemoryGraphStore)
         if store is None:
-            return self._stores.keep(MemoryGraphStore(spec, needed_edges(spec, edge_index), self._device))
+            return self._keep(MemoryGraphStore(spec, needed_edges(spec, edge_index), self._device))
         if edge_index is not None and not store.holds(edge_index):
             raise other_edges(spec)
         return store
-
-    def close(self) -> None:
-        self._stores.close()
 
 
 @hookimpl

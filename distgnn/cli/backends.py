@@ -22,7 +22,8 @@ def backends(*, as_json: bool = typer.Option(False, "--json", help="Print JSON."
     if as_json:
         typer.echo(json.dumps([asdict(backend) for backend in found], indent=2))
         return
-    table = Table("name", "from", "available")
+    table = Table("name", "from", "available", "what it is")
     for backend in found:
-        table.add_row(backend.name, backend.source, "yes" if backend.available else f"no: {backend.reason}")
+        available = "yes" if backend.available else f"no: {backend.reason}"
+        table.add_row(backend.name, backend.source, available, backend.about)
     Console().print(table)

@@ -99,7 +99,7 @@ class Job:
         self._processes[rank].send_signal(number)
 
     def children(self, rank: int) -> list[psutil.Process]:
-        return psutil.Process(self._processes[rank].pid).children()
+        return list(psutil.Process(self._processes[rank].pid).children())
 
     def codes(self, *ranks: int, timeout: float) -> list[int]:
         """Wait for ranks, all unless named, and return their exit codes."""

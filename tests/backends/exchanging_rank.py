@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from failing_rank import SpreadBackend
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distgnn import UpdateRule
+    from tests.backends.failing_rank import SpreadBackend
 
 RULES: tuple[UpdateRule, ...] = (
     SGD(lr=0.5, weight_decay=0.01),

@@ -23,7 +23,7 @@ class SpreadBackend(distgnn.Backend, distgnn.SupportsRanks, Protocol):
 def opened(name: str, timeout: float, **options: int) -> SpreadBackend:
     backend = distgnn.use(name, timeout=timeout, **options).backend
     assert isinstance(backend, distgnn.SupportsRanks)
-    return backend  # type: ignore[return-value]  # it is both
+    return backend
 
 
 def say(text: str) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import faulthandler
 import sys
+from typing import TYPE_CHECKING
 
 import torch
-from failing_rank import SpreadBackend, opened
 
+import distgnn
 from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.optim import Adam
+
+if TYPE_CHECKING:
+    from tests.backends.failing_rank import SpreadBackend
+
+
+def opened(name: str, timeout: float) -> SpreadBackend:
+    return distgnn.use(name, timeout=timeout).backend  # type: ignore[return-value]  # it has ranks
 
 
 def start(backend: SpreadBackend) -> None:

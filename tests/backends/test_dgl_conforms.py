@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distgnn.backends.dgl import DGLBackend
+import distgnn
 from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from distgnn import Backend
+
 
 class DGL:
     @pytest.fixture
-    def backend(self) -> Iterator[DGLBackend]:
-        backend = DGLBackend(timeout=20)
-        yield backend
-        backend.close()
+    def backend(self) -> Iterator[Backend]:
+        pytest.importorskip("distgnn.backends.dgl", exc_type=ImportError)
+        with distgnn.use("dgl", timeout=20) as backend:
+            yield backend
 
 
 class TestDGLEmbeddingStore(DGL, EmbeddingStoreTests):

@@ -57,6 +57,7 @@ def test_backends_are_listed_as_a_table_and_as_json(
     assert "memory" in capsys.readouterr().out
     assert distgnn("backends", "--json", monkeypatch=monkeypatch) == 0
     (memory,) = [backend for backend in json.loads(capsys.readouterr().out) if backend["name"] == "memory"]
+    assert memory.pop("about") == "rows in this process"
     assert memory == {"name": "memory", "source": f"distgnn {__version__}", "available": True, "reason": ""}
 
 

@@ -9,7 +9,6 @@ from dgl.distributed import kvstore
 from distgnn.backends.dgl.engine import Engine
 from distgnn.backends.dgl.rows import LocalRows
 from distgnn.backends.dgl.service import Service
-from distgnn.backends.dgl.wire import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Ranges
-    from distgnn.backends.dgl.wire import Reply
+    from distgnn.backends.dgl.wire import Call, Reply
 
 
 class Alone(Engine):
@@ -50,4 +49,5 @@ class Alone(Engine):
     ) -> dict[int, Reply]:
         if meanwhile is not None:
             meanwhile()
-        return {0: reply for _, reply in self._service.answer(calls[0])}
+        ((_, reply),) = self._service.answer(calls[0])
+        return {0: reply}

@@ -22,7 +22,7 @@ _Store = TypeVar("_Store", DGLEmbeddingStore, DGLTensorStore, DGLGraphStore)
 _engine: list[Engine] = []
 
 
-class DGLBackend:
+class DGLBackend(OpenStores):
     """Stores on DGL's servers, one a host; alone, without a launcher, in this process.
 
     DGL has one client in a process. So the backends of a process share its servers, which end with the ranks.
@@ -36,7 +36,7 @@ class DGLBackend:
 
     def __init__(self, *, timeout: float = 60.0, port: int = 0) -> None:
         self._engine = _joined(timeout, port)
-        self._stores = OpenStores(self.name)
+        super().__init__()
 
     @property
     def rank(self) -> int:
@@ -47,41 +47,39 @@ class DGLBackend:
         return self._engine.size
 
     def open_embedding(self, spec: EmbeddingSpec) -> DGLEmbeddingStore:
-        store = self._attached(spec, DGLEmbeddingStore)
+        store = self._agreed(spec, DGLEmbeddingStore)
         if store is None:
             check_dtype(spec)
             ranges = self._engine.new_ranges(spec.num_embeddings)
-            store = self._stores.keep(DGLEmbeddingStore(spec, self._engine, ranges))
+            store = self._keep(DGLEmbeddingStore(spec, self._engine, ranges))
         return store
 
     def open_tensor(self, spec: TensorSpec) -> DGLTensorStore:
-        store = self._attached(spec, DGLTensorStore)
+        store = self._agreed(spec, DGLTensorStore)
         if store is None:
             check_dtype(spec)
             ranges = self._engine.new_ranges(spec.shape[0])
-            store = self._stores.keep(DGLTensorStore(spec, self._engine, ranges))
+            store = self._keep(DGLTensorStore(spec, self._engine, ranges))
         return store
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> DGLGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
         fingerprint = b"" if edge_index is None else _fingerprint(edge_index)
-        store = self._attached(spec, DGLGraphStore, fingerprint)
+        store = self._agreed(spec, DGLGraphStore, fingerprint)
         if store is None:
             edges = needed_edges(spec, edge_index)
             ranges = self._engine.new_ranges(spec.num_nodes)
-            return self._stores.keep(DGLGraphStore(spec, edges, fingerprint, self._engine, ranges))
+            return self._keep(DGLGraphStore(spec, edges, fingerprint, self._engine, ranges))
         if edge_index is not None and fingerprint != store.fingerprint:
             raise other_edges(spec)
         return store
 
-    def close(self) -> None:
-        self._stores.close()
-
-    def _attached(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
-        self._stores.check_open(spec)
+    def _agreed(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
+        """Return the open store of that name, or None, when all ranks have asked for the same."""
+        self._check_open(spec)
         self._engine.together("open", (spec, fingerprint), f"opening of {spec}")
-        return self._stores.attached(spec, kind)
+        return self._attached(spec, kind)
 
 
 def _joined(timeout: float, port: int) -> Engine:
@@ -99,4 +97,4 @@ def _joined(timeout: float, port: int) -> Engine:
 
 
 def _fingerprint(edge_index: Tensor) -> bytes:
-    return hashlib.blake2b(edge_index.cpu().contiguous().numpy(), digest_size=16).digest()
+    return hashlib.blake2b(edge_index.cpu().contiguous().numpy().data, digest_size=16).digest()

@@ -63,9 +63,10 @@ class Cluster(Engine):
         except (OSError, RuntimeError, TimeoutError) as error:
             self._servers.stop()
             raise PeerLostError(
-                f"rank {self.rank} cannot connect to the DGL servers {', '.join(self._servers.addresses)} in "
-                f"{timeout:g} s, with all of {self.size} ranks ({first_line(error)}): each rank must reach each address, "
-                "and each server each rank; on several hosts name the interface, as in GLOO_SOCKET_IFNAME=eth0"
+                f"rank {self.rank} of {self.size} cannot connect to the DGL servers "
+                f"{', '.join(self._servers.addresses)} in {timeout:g} s ({first_line(error)}): each rank must reach "
+                "each server, and each server each rank; on several hosts name the interface, as in "
+                "GLOO_SOCKET_IFNAME=eth0"
             ) from error
         self._connections = Connections(self._own, self._servers.addresses, timeout)
         os.environ["DGL_DIST_MODE"] = "distributed"

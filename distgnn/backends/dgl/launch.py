@@ -29,7 +29,7 @@ from distgnn.meeting import within
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
     from distgnn.meeting import Job
 
@@ -137,17 +137,21 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
         store.set(f"listening/{part}", "yes" if own.poll() is None else f"{own.returncode}")
     servers = Servers(name, secret, addresses, starters, part, own)
     try:
-        for number, rank in enumerate(starters):
-            said = _get(store, f"listening/{number}", deadline)
-            if said != "yes":
-                raise PeerLostError(
-                    f"the DGL server that rank {rank} started for {addresses[number]} ended at once with code {said}: "
-                    "see what it wrote on that rank's standard error"
-                )
+        _check_listening(store, servers, deadline)
     except PeerLostError:
         servers.stop()
         raise
     return servers
+
+
+def _check_listening(store: PrefixStore, servers: Servers, deadline: float) -> None:
+    for number, rank in enumerate(servers.starters):
+        said = _get(store, f"listening/{number}", deadline)
+        if said != "yes":
+            raise PeerLostError(
+                f"the DGL server that rank {rank} started for {servers.addresses[number]} ended at once with code "
+                f"{said}: see what it wrote on that rank's standard error"
+            )
 
 
 def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
+from dgl.distributed import rpc
 from dgl.distributed.graph_partition_book import NodePartitionPolicy, RangePartitionBook
 
 from distgnn.errors import SpecError
@@ -96,8 +97,8 @@ class Ranges:
         return torch.tensor(self.book.bounds[1:])
 
     def key(self, name: str) -> str:
-        """Return the key of what DGL knows as the DistTensor ``name``, in the first group of ranks, the only one."""
-        return str(self.policy.get_data_name(f"{name}_0"))
+        """Return the key of what DGL's code in this process knows as the DistTensor ``name``."""
+        return str(self.policy.get_data_name(f"{name}_{rpc.get_group_id()}"))
 
 
 class Keeper(Protocol):
@@ -135,8 +136,8 @@ class ServerRows:
         needed, free = rows.numel() * rows.element_size(), shutil.disk_usage(SHARED_MEMORY).free
         if needed > free:
             raise SpecError(
-                f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on each host, and {free:,} are free "
-                f"in {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount it anew with -o size=...)"
+                f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on a host, and {free:,} are free "
+                f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
             )
         self._store.add_part_policy(ranges.policy)
         shared = rows if needed else None  # there is no shared memory of no bytes

@@ -123,8 +123,8 @@ class Service:
             arguments: tuple[Any, ...] = pickle.loads(call.content)  # noqa: S301  # signed by a process of this job
         except Exception as error:
             raise DistGNNError(
-                f"the server cannot read the arguments of {call.about} ({type(error).__name__}: {error}); a rule of your "
-                "own must be in a module that can be imported on every host, not in the script that is run"
+                f"the server cannot read the arguments of {call.about} ({type(error).__name__}: {error}); a rule of "
+                "your own must be in a module that can be imported on every host, not in the script that is run"
             ) from error
         return arguments
 

@@ -1,4 +1,4 @@
-"""Shards whose rows, and their state, are entries of DGL's key-value store; and a shard of edges that DGL looks through.
+"""Shards whose rows and state are entries of DGL's key-value store, and a shard of edges that DGL looks through.
 
 State stands beside its rows: those of Adam for the rows ``words`` are ``words.Adam.exp_avg`` and so on.
 """
@@ -73,8 +73,8 @@ class DGLGraphShard(GraphShard):
     """Edges that DGL reads where they are.
 
     DGL's sampler draws by one sequence of random numbers a process, so that a sample depends on what was asked before
-    and by whom; the samples here are those of :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere,
-    and DGL finds them several times faster.
+    and by whom; and a DGL server holds one graph, cut on disk before it starts. So samples are those of
+    :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere: DGL finds them, six times faster.
     """
 
     def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges) -> None:

@@ -39,9 +39,9 @@ class Connections:
         self._lost: dict[str, None] = {}
         self._own = own
         ours = {own, *peers}
-        for number in map(int, os.listdir("/proc/self/fd")):
+        for file in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
-                self._watch(number, ours, timeout)
+                self._watch(int(file.name), ours, timeout)
         end_quietly(lambda: bool(self.lost()))
 
     def _watch(self, number: int, ours: set[str], timeout: float) -> None:

@@ -11,7 +11,6 @@ from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
 from distgnn.optim.rows import accumulation_dtype
 from distgnn.protocols import InEdges
-from distgnn.specs import EmbeddingSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from distgnn.backends.dgl.engine import Engine
     from distgnn.backends.dgl.rows import Ranges
     from distgnn.protocols import UpdateRule
-    from distgnn.specs import GraphSpec, Spec, TensorSpec
+    from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
 
 
 class _Store:

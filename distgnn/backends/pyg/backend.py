@@ -21,7 +21,7 @@ _CLOSING = 1.0  # seconds that close() waits for a prefetch which nobody ended
 _Store = TypeVar("_Store", PygEmbeddingStore, PygTensorStore, PygGraphStore)
 
 
-class PygBackend:
+class PygBackend(OpenStores):
     """Stores over the ranks of this job.
 
     Args:
@@ -38,7 +38,7 @@ class PygBackend:
         self._background: Ranks | None = None  # for the threads that prefetch
         self._turns = Turns()
         self._buffer_bytes = buffer_bytes
-        self._stores = OpenStores(self.name)
+        super().__init__()
 
     @property
     def rank(self) -> int:
@@ -49,20 +49,20 @@ class PygBackend:
         return self._ranks.size if self._ranks is not None else 1
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
-        store = self._attached(spec, PygEmbeddingStore)
-        return store or self._stores.keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
+        store = self._agreed(spec, PygEmbeddingStore)
+        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
-        store = self._attached(spec, PygTensorStore)
-        return store or self._stores.keep(PygTensorStore(spec, self._router(spec.shape[0])))
+        store = self._agreed(spec, PygTensorStore)
+        return store or self._keep(PygTensorStore(spec, self._router(spec.shape[0])))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> PygGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
-        store = self._attached(spec, PygGraphStore)
+        store = self._agreed(spec, PygGraphStore)
         if store is None:
             edges = needed_edges(spec, edge_index)
-            return self._stores.keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
+            return self._keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
         assert self._ranks is not None
         other = edge_index is not None and not store.holds(edge_index)
         # A rank compares the edges of its own nodes; all of them must refuse, or none.
@@ -71,15 +71,15 @@ class PygBackend:
         return store
 
     def close(self) -> None:
-        self._stores.close()
+        super().close()
         self._turns.wait(_CLOSING)
         for ranks in (self._background, self._ranks):
             if ranks is not None:
                 ranks.close()
         self._ranks = self._background = None
 
-    def _attached(self, spec: Spec, kind: type[_Store]) -> _Store | None:
-        self._stores.check_open(spec)
+    def _agreed(self, spec: Spec, kind: type[_Store]) -> _Store | None:
+        self._check_open(spec)
         assert self._ranks is not None
         for rank, asked in enumerate(self._ranks.gather_texts(str(spec), f"opening of {spec}")):
             if asked != str(spec):
@@ -87,7 +87,7 @@ class PygBackend:
                     f"ranks open different stores at once: rank {self._ranks.rank} asks for {spec}, rank {rank} for "
                     f"{asked}; every rank must open the same stores in the same order"
                 )
-        return self._stores.attached(spec, kind)
+        return self._attached(spec, kind)
 
     def _router(self, num_rows: int, ranks: Ranks | None = None) -> Router:
         ranks = ranks or self._ranks
