@@ -27,7 +27,7 @@ def training(table: Callable[[Tensor], Tensor], optimizer: Any) -> Callable[[Ten
 
     def step(ids: Tensor) -> None:
         optimizer.zero_grad()
-        table(ids).sum().backward()
+        table(ids).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

@@ -19,7 +19,7 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -89,7 +89,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Cases]] = {}
     with two_hosts() as hosts:
-        engines = {
+        engines: dict[str, Callable[[], Cases]] = {
             "torch, 1 process": lambda: ours("torch", arguments),
             "memory, 1 process": lambda: ours("memory", arguments),
             "pyg, 2 ranks": lambda: ours("pyg", arguments),
