@@ -11,6 +11,7 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.aggregate import find_layout, is_matrix, neighbor_relu_sum, neighbor_sum
 from distgnn.nn.stored import StoredFeatures, default_name
 from distgnn.protocols import Backend
 
@@ -104,8 +105,14 @@ class DistributedGINConv(GINConv):
         if isinstance(x, Tensor):
             x = (x, x)
 
-        # propagate_type: (x: OptPairTensor)
-        out = self.propagate(edge_index, x=x, size=size)
+        out: OptTensor = None
+        if not is_scripting():
+            layout = find_layout(self, GINConv.message, edge_index, x, size)
+            if layout is not None:
+                out = neighbor_sum(x[0], layout)
+        if out is None:
+            # propagate_type: (x: OptPairTensor)
+            out = self.propagate(edge_index, x=x, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -224,8 +231,12 @@ class DistributedGINEConv(GINEConv):
         if isinstance(x, Tensor):
             x = (x, x)
 
-        # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
-        out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
+        out: OptTensor = None
+        if not is_scripting():
+            out = self._sum_messages(x, edge_index, edge_attr, size)
+        if out is None:
+            # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
+            out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -233,6 +244,17 @@ class DistributedGINEConv(GINEConv):
 
         result: Tensor = self.nn(out)
         return result
+
+    @torch.jit.unused  # type: ignore[untyped-decorator]
+    def _sum_messages(self, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size) -> OptTensor:
+        layout = find_layout(self, GINEConv.message, edge_index, x, size)
+        if layout is None or not is_matrix(edge_attr) or edge_attr.size(0) != layout.incoming.neighbors.numel():
+            return None
+        if self.lin is not None:
+            edge_attr = self.lin(edge_attr)
+        if edge_attr.size(1) != x[0].size(1):
+            return None
+        return neighbor_relu_sum(x[0], edge_attr, layout)
 
 
 def set_num_embeddings(features: Optional[StoredFeatures], count: Optional[int], flag: str) -> None:
