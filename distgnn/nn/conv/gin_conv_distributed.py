@@ -11,7 +11,8 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
-from distgnn.nn.aggregate import find_layout, is_matrix, neighbor_relu_sum, neighbor_sum
+from distgnn.nn.aggregate import neighbor_relu_sum, neighbor_sum
+from distgnn.nn.layout import find_layout, is_matrix
 from distgnn.nn.stored import StoredFeatures, default_name
 from distgnn.protocols import Backend
 
@@ -233,7 +234,7 @@ class DistributedGINEConv(GINEConv):
 
         out: OptTensor = None
         if not is_scripting():
-            out = self._sum_messages(x, edge_index, edge_attr, size)
+            out = _sum_messages(self, x, edge_index, edge_attr, size)
         if out is None:
             # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
             out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
@@ -244,17 +245,6 @@ class DistributedGINEConv(GINEConv):
 
         result: Tensor = self.nn(out)
         return result
-
-    @torch.jit.unused  # type: ignore[untyped-decorator]
-    def _sum_messages(self, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size) -> OptTensor:
-        layout = find_layout(self, GINEConv.message, edge_index, x, size)
-        if layout is None or not is_matrix(edge_attr) or edge_attr.size(0) != layout.incoming.neighbors.numel():
-            return None
-        if self.lin is not None:
-            edge_attr = self.lin(edge_attr)
-        if edge_attr.size(1) != x[0].size(1):
-            return None
-        return neighbor_relu_sum(x[0], edge_attr, layout)
 
 
 def set_num_embeddings(features: Optional[StoredFeatures], count: Optional[int], flag: str) -> None:
@@ -305,6 +295,19 @@ def edge_inputs(
         return edge_attr
     ids = torch.arange(num_edges, device=edge_index.device) if edge_ids is None else edge_ids
     return features(edge_attr, ids)
+
+
+def _sum_messages(
+    conv: DistributedGINEConv, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size
+) -> OptTensor:
+    """Sum the messages of GINE without keeping them; None where that is left to PyG."""
+    layout = find_layout(conv, GINEConv.message, edge_index, x, size)
+    if layout is None or not is_matrix(edge_attr):
+        return None
+    width = edge_attr.size(1) if conv.lin is None else conv.lin.out_channels
+    if edge_attr.size(0) != layout.edges[0].numel() or width != x[0].size(1):
+        return None
+    return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout)
 
 
 def _node_inputs(

@@ -1,0 +1,206 @@
+"""A graph's edges in the orders in which they are summed, kept for as long as its ``edge_index`` lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+from torch.utils.weak import WeakIdKeyDictionary
+from torch_geometric import EdgeIndex, is_compiling
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.aggr import SumAggregation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch_geometric.typing import Adj, OptPairTensor, Size
+
+_HOOKS = [
+    f"_{step}_forward{when}_hooks"
+    for step in ("propagate", "message", "aggregate", "message_and_aggregate")
+    for when in ("_pre", "")
+]
+_FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
+_MAX_INT32 = 2**31 - 1
+
+
+class Bags(NamedTuple):
+    """Edges in the order of the node at one of their ends.
+
+    Args:
+        offsets: ``[N + 1]``, where the edges of each node begin.
+        neighbors: ``[E]``, the node at the other end of each edge.
+        order: ``[E]``, the place that each edge has for the user, or None where that is the same.
+    """
+
+    offsets: Tensor
+    neighbors: Tensor
+    order: Tensor | None
+
+
+class Layout:
+    """The edges of a graph in the order of their destinations and, once a backward asks, of their sources.
+
+    Args:
+        edges: ``[E]`` sources and ``[E]`` destinations, within the numbers of nodes.
+        num_sources: Number of nodes that edges may come from.
+        num_destinations: Number of nodes that edges may go to.
+    """
+
+    def __init__(self, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> None:
+        sources, destinations = self.edges = edges[0].clone(), edges[1].clone()
+        self._sizes = num_sources, num_destinations
+        small = max(sources.numel(), *self._sizes) <= _MAX_INT32
+        dtype = torch.int32 if small else torch.int64
+        # A matrix with a row an edge and a column a node.
+        offsets = torch.arange(sources.numel() + 1, dtype=dtype)
+        offsets, order, neighbors = _transpose(offsets, destinations.to(dtype), sources.to(dtype), num_destinations)
+        self.incoming = Bags(offsets, neighbors, _unless_counting(order))
+        self._outgoing: Bags | None = None
+
+    @property
+    def outgoing(self) -> Bags:
+        """The edges by source."""
+        if self._outgoing is None:
+            offsets, neighbors, order = self.incoming
+            order = _count(neighbors) if order is None else order
+            offsets, neighbors, order = _transpose(offsets, neighbors, order, self._sizes[0])
+            self._outgoing = Bags(offsets, neighbors, _unless_counting(order))
+        return self._outgoing
+
+    def fits(self, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> bool:
+        """Tell whether this is the layout of these edges.
+
+        Numbers are compared, since a version counter misses what is written through ``.data`` or numpy, and inference
+        tensors have none. This takes about a hundredth of the time of a sum.
+        """
+        return self._sizes == (num_sources, num_destinations) and all(map(torch.equal, self.edges, edges))
+
+
+def _transpose(offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return offsets, rows and values by column of a matrix by row; scipy does so by counting, in order."""
+    shape = offsets.numel() - 1, num_columns
+    matrix = csr_array((values.numpy(), columns.numpy(), offsets.numpy()), shape=shape).tocsc()
+    by_column = (matrix.indptr, matrix.indices, matrix.data)
+    new_offsets, rows, new_values = (torch.from_numpy(numbers).to(offsets.dtype) for numbers in by_column)
+    return new_offsets, rows, new_values
+
+
+def _unless_counting(order: Tensor) -> Tensor | None:
+    return None if torch.equal(order, _count(order)) else order
+
+
+def _count(edges: Tensor) -> Tensor:
+    return torch.arange(edges.numel(), dtype=edges.dtype)
+
+
+def find_layout(
+    conv: MessagePassing,
+    message: Callable[..., Tensor],
+    edge_index: Adj,
+    x: OptPairTensor,
+    size: Size,
+) -> Layout | None:
+    """Return the layout by which a layer can sum over neighbors, or None where that is left to PyG.
+
+    It is left to PyG, with its results and errors, where somebody looks into or changes the messages (hooks,
+    explainers, overridden methods, other aggregations, decomposed layers), where torch does (compilation, tracing,
+    function transforms, forward derivatives), and for inputs that are not rows of floating point numbers on a CPU.
+
+    Args:
+        conv: The layer.
+        message: The method ``message`` that the sum stands for; a layer with another is left to PyG.
+        edge_index: The edges in any form that PyG takes. Tensors ``[2, E]``, EdgeIndex among them, and CSR matrices
+            of ones have layouts. A layout is kept while the object lives, and made anew when its numbers have changed.
+        x: Source and destination features.
+        size: As in ``propagate``.
+    """
+    if is_compiling() or torch.jit.is_tracing() or not _sums(conv, message):  # type: ignore[attr-defined, no-untyped-call]
+        return None
+    sources, destinations = x
+    if not is_matrix(sources) or not (destinations is None or is_matrix(destinations)):
+        return None
+    forward = conv.flow == "source_to_target"
+    edges = _edges(edge_index, forward, sources.dtype)
+    if edges is None or not (forward or sources is destinations):
+        return None
+    if isinstance(edge_index, EdgeIndex):
+        size = edge_index.sparse_size()
+    elif edge_index.layout == torch.sparse_csr:
+        size = edge_index.size(1), edge_index.size(0)
+    num_sources = sources.size(0)
+    rows, columns = (None, None) if size is None else size
+    num_destinations = num_sources if columns is None else columns
+    if destinations is not None:
+        num_destinations = destinations.size(0)
+    if rows not in {None, num_sources} or columns not in {None, num_destinations}:
+        return None
+    return _layout_of(edge_index, edges, num_sources, num_destinations)
+
+
+def is_matrix(x: Tensor | None) -> TypeGuard[Tensor]:
+    """Tell whether these are plain rows of floating point numbers on a CPU, and not empty."""
+    if x is None or type(x) not in {Tensor, Parameter}:
+        return False
+    return x.dim() == 2 and x.numel() > 0 and x.dtype in _FLOATS and x.device.type == "cpu"
+
+
+def _sums(conv: MessagePassing, message: Callable[..., Tensor]) -> bool:
+    """Tell whether all that the layer does to messages is to sum them, unseen."""
+    summing = conv.aggr_module
+    return (
+        getattr(conv.message, "__func__", None) is message
+        and getattr(conv.aggregate, "__func__", None) is MessagePassing.aggregate
+        and getattr(conv.update, "__func__", None) is MessagePassing.update
+        # PyG makes a propagate of its own for a layer unless it is overridden, explained or decomposed.
+        and conv.propagate.__module__.endswith("_propagate")
+        and type(summing) is SumAggregation
+        and conv.node_dim in {-2, 0}
+        and not any(getattr(conv, hooks) for hooks in _HOOKS)
+        and not (summing._forward_pre_hooks or summing._forward_hooks)  # noqa: SLF001  # there is no other way to ask
+        and not torch._C._are_functorch_transforms_active()  # noqa: SLF001  # as above
+        and forward_ad._current_level < 0  # noqa: SLF001  # as above
+    )
+
+
+def _edges(edge_index: Adj, forward: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """Return sources and destinations, if they are given in a form that has layouts."""
+    if not isinstance(edge_index, Tensor) or edge_index.device.type != "cpu":
+        return None
+    if edge_index.layout == torch.sparse_csr:
+        values = edge_index.values()
+        if not forward or values.requires_grad or values.dtype != dtype or not bool((values == 1).all()):
+            return None
+        destinations = torch.repeat_interleave(edge_index.crow_indices().diff())
+        return edge_index.col_indices().long(), destinations
+    if isinstance(edge_index, EdgeIndex):
+        edge_index = edge_index.as_tensor()
+    if (
+        type(edge_index) is not Tensor
+        or edge_index.layout != torch.strided
+        or edge_index.dtype != torch.int64
+        or edge_index.dim() != 2
+        or edge_index.size(0) != 2
+        or edge_index.size(1) == 0
+    ):
+        return None
+    return (edge_index[0], edge_index[1]) if forward else (edge_index[1], edge_index[0])
+
+
+_known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def _layout_of(key: Tensor, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> Layout | None:
+    layout: Layout | None = _known.get(key)  # type: ignore[no-untyped-call]
+    if layout is not None and layout.fits(edges, num_sources, num_destinations):
+        return layout
+    for ends, count in zip(edges, (num_sources, num_destinations), strict=True):
+        if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < count:
+            return None
+    with torch.inference_mode(False):  # a training step may come later
+        _known[key] = layout = Layout(edges, num_sources, num_destinations)
+    return layout
