@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
-from scipy.sparse import csr_array
+
+# It counts, which is much faster than to sort. On a mini-batch the public way to it takes ten times as long.
+from scipy.sparse._sparsetools import csr_tocsc
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
@@ -82,12 +84,15 @@ class Layout:
 
 
 def _transpose(offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return offsets, rows and values by column of a matrix by row; scipy does so by counting, in order."""
-    shape = offsets.numel() - 1, num_columns
-    matrix = csr_array((values.numpy(), columns.numpy(), offsets.numpy()), shape=shape).tocsc()
-    by_column = (matrix.indptr, matrix.indices, matrix.data)
-    new_offsets, rows, new_values = (torch.from_numpy(numbers).to(offsets.dtype) for numbers in by_column)
-    return new_offsets, rows, new_values
+    """Return offsets, rows and values by column of a matrix by row, those of a column in the order of rows."""
+    new_offsets, new_rows, new_values = (
+        offsets.new_empty(num_columns + 1),
+        torch.empty_like(columns),
+        torch.empty_like(values),
+    )
+    tensors = (offsets, columns, values, new_offsets, new_rows, new_values)
+    csr_tocsc(offsets.numel() - 1, num_columns, *(tensor.numpy() for tensor in tensors))
+    return new_offsets, new_rows, new_values
 
 
 def _unless_counting(order: Tensor) -> Tensor | None:
