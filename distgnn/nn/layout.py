@@ -28,6 +28,7 @@ _HOOKS = [
 ]
 _FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _MAX_INT32 = 2**31 - 1
+_WORTHWHILE = 2**17  # with fewer numbers in all messages, the layout of a mini-batch takes the time that it saves
 
 
 class Bags(NamedTuple):
@@ -48,19 +49,19 @@ class Layout:
     """The edges of a graph in the order of their destinations and, once a backward asks, of their sources.
 
     Args:
-        edges: ``[E]`` sources and ``[E]`` destinations, within the numbers of nodes.
+        edges: ``[2, E]``, sources and destinations, within the numbers of nodes.
         num_sources: Number of nodes that edges may come from.
         num_destinations: Number of nodes that edges may go to.
     """
 
-    def __init__(self, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> None:
-        sources, destinations = self.edges = edges[0].clone(), edges[1].clone()
+    def __init__(self, edges: Tensor, num_sources: int, num_destinations: int) -> None:
+        self.edges = edges.clone(memory_format=torch.contiguous_format)
         self._sizes = num_sources, num_destinations
-        small = max(sources.numel(), *self._sizes) <= _MAX_INT32
-        dtype = torch.int32 if small else torch.int64
+        small = max(edges.size(1), num_sources, num_destinations) <= _MAX_INT32
+        sources, destinations = self.edges.to(torch.int32) if small else self.edges
         # A matrix with a row an edge and a column a node.
-        offsets = torch.arange(sources.numel() + 1, dtype=dtype)
-        offsets, order, neighbors = _transpose(offsets, destinations.to(dtype), sources.to(dtype), num_destinations)
+        offsets = torch.arange(edges.size(1) + 1, dtype=sources.dtype)
+        offsets, order, neighbors = _transpose(offsets, destinations, sources, num_destinations)
         self.incoming = Bags(offsets, neighbors, _unless_counting(order))
         self._outgoing: Bags | None = None
 
@@ -74,13 +75,13 @@ class Layout:
             self._outgoing = Bags(offsets, neighbors, _unless_counting(order))
         return self._outgoing
 
-    def fits(self, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> bool:
+    def fits(self, edges: Tensor, num_sources: int, num_destinations: int) -> bool:
         """Tell whether this is the layout of these edges.
 
         Numbers are compared, since a version counter misses what is written through ``.data`` or numpy, and inference
         tensors have none. This takes about a hundredth of the time of a sum.
         """
-        return self._sizes == (num_sources, num_destinations) and all(map(torch.equal, self.edges, edges))
+        return self._sizes == (num_sources, num_destinations) and torch.equal(self.edges, edges)
 
 
 def _transpose(offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +115,8 @@ def find_layout(
 
     It is left to PyG, with its results and errors, where somebody looks into or changes the messages (hooks,
     explainers, overridden methods, other aggregations, decomposed layers), where torch does (compilation, tracing,
-    function transforms, forward derivatives), and for inputs that are not rows of floating point numbers on a CPU.
+    function transforms, forward derivatives), and for inputs that are small, or no rows of floating point numbers on a
+    CPU.
 
     Args:
         conv: The layer.
@@ -124,14 +126,14 @@ def find_layout(
         x: Source and destination features.
         size: As in ``propagate``.
     """
-    if is_compiling() or torch.jit.is_tracing() or not _sums(conv, message):  # type: ignore[attr-defined, no-untyped-call]
-        return None
     sources, destinations = x
-    if not is_matrix(sources) or not (destinations is None or is_matrix(destinations)):
+    if is_compiling() or not is_matrix(sources) or not (destinations is None or is_matrix(destinations)):
         return None
     forward = conv.flow == "source_to_target"
     edges = _edges(edge_index, forward, sources.dtype)
-    if edges is None or not (forward or sources is destinations):
+    if edges is None or edges.size(1) * sources.size(1) < _WORTHWHILE or not _sums(conv, message):
+        return None
+    if not forward and sources is not destinations:
         return None
     if isinstance(edge_index, EdgeIndex):
         size = edge_index.sparse_size()
@@ -167,13 +169,14 @@ def _sums(conv: MessagePassing, message: Callable[..., Tensor]) -> bool:
         and conv.node_dim in {-2, 0}
         and not any(getattr(conv, hooks) for hooks in _HOOKS)
         and not (summing._forward_pre_hooks or summing._forward_hooks)  # noqa: SLF001  # there is no other way to ask
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch._C._are_functorch_transforms_active()  # noqa: SLF001  # as above
         and forward_ad._current_level < 0  # noqa: SLF001  # as above
     )
 
 
-def _edges(edge_index: Adj, forward: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-    """Return sources and destinations, if they are given in a form that has layouts."""
+def _edges(edge_index: Adj, forward: bool, dtype: torch.dtype) -> Tensor | None:
+    """Return sources and destinations ``[2, E]``, if they are given in a form that has layouts."""
     if not isinstance(edge_index, Tensor) or edge_index.device.type != "cpu":
         return None
     if edge_index.layout == torch.sparse_csr:
@@ -181,7 +184,7 @@ def _edges(edge_index: Adj, forward: bool, dtype: torch.dtype) -> tuple[Tensor, 
         if not forward or values.requires_grad or values.dtype != dtype or not bool((values == 1).all()):
             return None
         destinations = torch.repeat_interleave(edge_index.crow_indices().diff())
-        return edge_index.col_indices().long(), destinations
+        return torch.stack((edge_index.col_indices().long(), destinations))
     if isinstance(edge_index, EdgeIndex):
         edge_index = edge_index.as_tensor()
     if (
@@ -193,19 +196,18 @@ def _edges(edge_index: Adj, forward: bool, dtype: torch.dtype) -> tuple[Tensor, 
         or edge_index.size(1) == 0
     ):
         return None
-    return (edge_index[0], edge_index[1]) if forward else (edge_index[1], edge_index[0])
+    return edge_index if forward else edge_index.flip(0)
 
 
 _known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def _layout_of(key: Tensor, edges: tuple[Tensor, Tensor], num_sources: int, num_destinations: int) -> Layout | None:
+def _layout_of(key: Tensor, edges: Tensor, num_sources: int, num_destinations: int) -> Layout | None:
     layout: Layout | None = _known.get(key)  # type: ignore[no-untyped-call]
     if layout is not None and layout.fits(edges, num_sources, num_destinations):
         return layout
-    for ends, count in zip(edges, (num_sources, num_destinations), strict=True):
-        if ends.numel() and not 0 <= int(ends.min()) <= int(ends.max()) < count:
-            return None
+    if edges.min() < 0 or edges[0].max() >= num_sources or edges[1].max() >= num_destinations:
+        return None
     with torch.inference_mode(False):  # a training step may come later
         _known[key] = layout = Layout(edges, num_sources, num_destinations)
     return layout

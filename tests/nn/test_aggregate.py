@@ -31,8 +31,9 @@ both = pytest.mark.parametrize(("ours", "pygs"), PAIRS, ids=["GIN", "GINE"])
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(layout, "_WORTHWHILE", 0)  # small graphs are quickly tested
 
 
 @pytest.fixture
@@ -113,10 +114,12 @@ def test_outputs_and_gradients_are_pygs_on_any_graph(
 
 @both
 @pytest.mark.usefixtures("no_messages", "small_chunks")
-@pytest.mark.parametrize("sorted_by", [None, 0, 1])
-def test_no_message_is_made(ours: type, pygs: type, sorted_by: int | None) -> None:
+@pytest.mark.parametrize("sorted_by", [None, 0, 1, "stored by edge"])
+def test_no_message_is_made(ours: type, pygs: type, sorted_by: Any) -> None:
     edge_index = random_graph()
-    if sorted_by is not None:
+    if sorted_by == "stored by edge":
+        edge_index = edge_index.t().contiguous().t()
+    elif sorted_by is not None:
         edge_index = edge_index[:, edge_index[sorted_by].argsort(stable=True)]
     inputs = inputs_for(ours, 50, 300)
     out = results(layers(ours, pygs)[0], edge_index, inputs)[0]
@@ -283,6 +286,13 @@ def test_large_graphs_get_wide_indices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def layout_of(edge_index: Tensor) -> Any:
     return layout._known.get(edge_index)  # type: ignore[no-untyped-call]
+
+
+def test_the_smallest_graphs_are_left_to_pyg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_WORTHWHILE", 900)
+    for edges, known in ((random_graph(edges=299), False), (random_graph(edges=300), True)):
+        DistributedGINConv(Identity())(torch.randn(50, 3), edges)
+        assert (layout_of(edges) is not None) is known
 
 
 def test_layers_of_a_model_and_epochs_share_one_layout() -> None:

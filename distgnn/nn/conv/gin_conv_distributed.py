@@ -305,7 +305,7 @@ def _sum_messages(
     if layout is None or not is_matrix(edge_attr):
         return None
     width = edge_attr.size(1) if conv.lin is None else conv.lin.out_channels
-    if edge_attr.size(0) != layout.edges[0].numel() or width != x[0].size(1):
+    if edge_attr.size(0) != layout.edges.size(1) or width != x[0].size(1):
         return None
     return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout)
 
