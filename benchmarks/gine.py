@@ -36,7 +36,9 @@ def layers(edge_index: Tensor, x: Tensor, edge_attr: Tensor, slopes: Tensor, dgl
         "PyG, edges sorted": step(pyg, x, by_destination, sorted_attr),
         "distgnn": step(ours, x, edge_index, edge_attr),
         "distgnn, edges sorted": step(ours, x, by_destination, sorted_attr),
-        "distgnn, first use": step(lambda x, edges, features: ours(x, edges.clone(), features), x, edge_index, edge_attr),
+        "distgnn, first use": step(
+            lambda x, edges, features: ours(x, edges.clone(), features), x, edge_index, edge_attr
+        ),
     }
     if dgl is not None:
         graph = dgl.graph(tuple(edge_index), num_nodes=x.size(0)).formats(["coo", "csc", "csr"])

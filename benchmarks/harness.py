@@ -142,7 +142,7 @@ def _status(field: str) -> int:
 
 
 def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Path) -> None:
-    """Print a table a group, and write ``name.json`` and ``name.png``; the first case is what others are compared to."""
+    """Print a table a group, and write ``name.json`` and ``name.png``; others are compared to the first case."""
     for group, results in groups.items():
         base = next(iter(results.values()))
         table = Table("case", "ms", "quartiles", "CPU ms", "peak MB", "times faster", title=group)
