@@ -7,7 +7,8 @@ backward is the same sum over the edges in the order of their sources.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from distgnn.nn.layout import Bags, Layout
 
-_CHUNK = 2**19  # numbers in the messages that are in memory at a time
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+
+_CHUNK = 2**18  # numbers in the messages that a thread has in memory at a time
 
 
 def neighbor_sum(x: Tensor, layout: Layout) -> Tensor:
@@ -75,10 +79,11 @@ class _NeighborReluSum(Function):
         ctx.save_for_backward(x, edge_attr)
         x, edge_attr, bags = x.contiguous(), edge_attr.contiguous(), layout.incoming
         out = x.new_zeros(bags.offsets.numel() - 1, x.size(1))
-        for chunk in _chunks(bags, x.size(1)):
-            messages = chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_()
-            chunk.add_to(out, messages)
-        return out
+
+        def messages(chunk: _Chunk) -> Tensor:
+            return chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_()
+
+        return _sum_chunks(messages, bags, out)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -113,11 +118,13 @@ def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Lay
 
 def _relu_gradients_of_x(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
     """Return the gradients of ``x`` without memory for those of the edges."""
-    by_node = torch.zeros_like(x)
-    for chunk in _chunks(layout.outgoing, x.size(1)):
+
+    def passed(chunk: _Chunk) -> Tensor:
         inputs = chunk.nodes_of(x).add_(chunk.edges_of(edge_attr))
-        chunk.add_to(by_node, torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0))
-    return by_node
+        through: Tensor = torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0)
+        return through
+
+    return _sum_chunks(passed, layout.outgoing, torch.zeros_like(x))
 
 
 def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
@@ -128,11 +135,14 @@ def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, la
     sources, destinations = layout.edges
     step = _step(x.size(1))
     each = torch.arange(step + 1)
-    for begin in range(0, by_edge.size(0), step):
+
+    def write(begin: int) -> None:
         edges = slice(begin, begin + step)
         inputs = _gather(x, sources[edges], each).add_(edge_attr[edges])
         passed = _gather(gradients, destinations[edges], each)
         torch.ops.aten.threshold_backward.grad_input(passed, inputs, 0, grad_input=by_edge[edges])
+
+    _share(write, range(0, by_edge.size(0), step))
     return by_edge
 
 
@@ -158,9 +168,45 @@ class _Chunk(NamedTuple):
         order = self.bags.order
         return edge_attr[self.edges] if order is None else _gather(edge_attr, order[self.edges], self.each)
 
-    def add_to(self, out: Tensor, rows: Tensor) -> None:
-        """Add the rows of the edges to those of their nodes."""
-        out[self.nodes].add_(_sum_bags(rows, self.each[: rows.size(0)], self.offsets))
+
+def _sum_chunks(rows_of: Callable[[_Chunk], Tensor], bags: Bags, out: Tensor) -> Tensor:
+    """Sum the rows of edges that are given chunk by chunk into the zeros of their nodes."""
+
+    def add(chunk: _Chunk) -> tuple[int, Tensor] | None:
+        rows = rows_of(chunk)
+        sums = _sum_bags(rows, chunk.each[: rows.size(0)], chunk.offsets)
+        first = chunk.nodes.start
+        if bags.offsets[first] == chunk.edges.start:
+            out[chunk.nodes] = sums
+            return None
+        out[first + 1 : chunk.nodes.stop] = sums[1:]
+        return first, sums[0].clone()  # the node began in a chunk that another thread may be at
+
+    for rest in _share(add, _chunks(bags, out.size(1))):
+        if rest is not None:
+            out[rest[0]] += rest[1]
+    return out
+
+
+def _share(work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
+    """Do the parts in as many threads as torch has, and return in order what comes of them.
+
+    The operations of a part are too small to be shared: threads would wait for each other after every one, and for a
+    whole time slice where other processes take a core.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def one(part: Part) -> Done:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(part)
+
+    if threads == 1:
+        return [one(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, parts))
+    finally:
+        torch.set_num_threads(threads)  # it is also what threads to come begin with
 
 
 def _chunks(bags: Bags, width: int) -> Iterator[_Chunk]:
