@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from distgnn.nn.layout import Bags, Layout
 
@@ -96,16 +96,9 @@ class _NeighborReluSum(Function):
         by_edge = _relu_gradients_of_edges(gradients, x, edge_attr, ctx.layout)
         if not ctx.needs_input_grad[0]:
             return None, by_edge, None
-        bags = ctx.layout.outgoing
-        return (
-            _sum_bags(
-                by_edge,
-                torch.arange(by_edge.size(0), dtype=bags.offsets.dtype) if bags.order is None else bags.order,
-                bags.offsets,
-            ),
-            by_edge,
-            None,
-        )
+        offsets, _, order = ctx.layout.outgoing
+        order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
+        return _sum_bags(by_edge, order, offsets), by_edge, None
 
 
 def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -182,13 +175,13 @@ def _sum_chunks(rows_of: Callable[[_Chunk], Tensor], bags: Bags, out: Tensor) ->
         out[first + 1 : chunk.nodes.stop] = sums[1:]
         return first, sums[0].clone()  # the node began in a chunk that another thread may be at
 
-    for rest in _share(add, _chunks(bags, out.size(1))):
+    for rest in _share(add, list(_chunks(bags, out.size(1)))):
         if rest is not None:
             out[rest[0]] += rest[1]
     return out
 
 
-def _share(work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
+def _share(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
     """Do the parts in as many threads as torch has, and return in order what comes of them.
 
     The operations of a part are too small to be shared: threads would wait for each other after every one, and for a
@@ -200,7 +193,7 @@ def _share(work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
         with torch.inference_mode(inference), torch.no_grad():
             return work(part)
 
-    if threads == 1:
+    if threads == 1 or len(parts) == 1:
         return [one(part) for part in parts]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -407,6 +407,7 @@ def test_every_run_on_one_and_two_threads_gives_the_same_bits(ours: type, pygs: 
             runs.append(results(ours(Identity()), edge_index.clone(), inputs))
     finally:
         torch.set_num_threads(threads)
+    assert torch.get_num_threads() == threads
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
     torch.testing.assert_close(runs[0], runs[2], rtol=0, atol=0)
 
