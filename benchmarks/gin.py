@@ -82,8 +82,8 @@ def step(forward: Callable[[], Any], x: Tensor, slopes: Tensor) -> harness.Step:
     """Return a forward and backward."""
 
     def run() -> None:
-        x.grad = None
         forward().backward(slopes)
+        x.grad = None
 
     return run
 

@@ -26,8 +26,8 @@ def layers(edge_index: Tensor, x: Tensor, edge_attr: Tensor, slopes: Tensor, dgl
 
     def step(layer: Any, *inputs: Any) -> harness.Step:
         def run() -> None:
-            x.grad = edge_attr.grad = sorted_attr.grad = None
             layer(*inputs).backward(slopes)
+            x.grad = edge_attr.grad = sorted_attr.grad = None
 
         return run
 
