@@ -32,8 +32,10 @@ lint: $(VENV)/dev  ## Check style, types and the import rules.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/dev  ## Measure GIN's accuracy on Cora beside PyG's.
+bench: $(VENV)/dev  ## Measure GIN's accuracy on Cora, and the speed of GIN and GINE, beside PyG's.
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/gin.py
+	$(BIN)/python benchmarks/gine.py
 
 clean:  ## Remove the environment and caches.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

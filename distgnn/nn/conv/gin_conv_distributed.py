@@ -11,6 +11,8 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.aggregate import neighbor_relu_sum, neighbor_sum
+from distgnn.nn.layout import find_layout, is_matrix
 from distgnn.nn.stored import StoredFeatures, default_name
 from distgnn.protocols import Backend
 
@@ -104,8 +106,14 @@ class DistributedGINConv(GINConv):
         if isinstance(x, Tensor):
             x = (x, x)
 
-        # propagate_type: (x: OptPairTensor)
-        out = self.propagate(edge_index, x=x, size=size)
+        out: OptTensor = None
+        if not is_scripting():
+            layout = find_layout(self, GINConv.message, edge_index, x, size)
+            if layout is not None:
+                out = neighbor_sum(x[0], layout)
+        if out is None:
+            # propagate_type: (x: OptPairTensor)
+            out = self.propagate(edge_index, x=x, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -224,8 +232,12 @@ class DistributedGINEConv(GINEConv):
         if isinstance(x, Tensor):
             x = (x, x)
 
-        # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
-        out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
+        out: OptTensor = None
+        if not is_scripting():
+            out = _sum_messages(self, x, edge_index, edge_attr, size)
+        if out is None:
+            # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
+            out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -283,6 +295,19 @@ def edge_inputs(
         return edge_attr
     ids = torch.arange(num_edges, device=edge_index.device) if edge_ids is None else edge_ids
     return features(edge_attr, ids)
+
+
+def _sum_messages(
+    conv: DistributedGINEConv, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size
+) -> OptTensor:
+    """Sum the messages of GINE without keeping them; None where that is left to PyG."""
+    layout = find_layout(conv, GINEConv.message, edge_index, x, size)
+    if layout is None or not is_matrix(edge_attr):
+        return None
+    width = edge_attr.size(1) if conv.lin is None else conv.lin.out_channels
+    if edge_attr.size(0) != layout.edges.size(1) or width != x[0].size(1):
+        return None
+    return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout)
 
 
 def _node_inputs(

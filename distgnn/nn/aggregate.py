@@ -1,0 +1,231 @@
+"""The sums over neighbors in GIN and GINE, on a CPU several times faster than by messages.
+
+PyG writes one message an edge and adds the messages up. Here edges are brought into the order of their destinations
+(see :mod:`distgnn.nn.layout`), and rows are summed where they lie, by the loop that torch has for bags of embeddings;
+backward is the same sum over the edges in the order of their sources.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from distgnn.nn.layout import Bags, Layout
+
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+
+_CHUNK = 2**18  # numbers in the messages that a thread has in memory at a time
+
+
+def neighbor_sum(x: Tensor, layout: Layout) -> Tensor:
+    r"""Sum :math:`\mathbf{x}_j` over the edges :math:`(j, i)` into each node.
+
+    Args:
+        x: ``[num_sources, D]``.
+        layout: The edges.
+
+    Returns:
+        ``[num_destinations, D]``, differentiable any number of times.
+    """
+    out: Tensor = _NeighborSum.apply(x, layout, False)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _NeighborSum(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: Layout, reverse: bool) -> Tensor:
+        ctx.layout, ctx.reverse = layout, reverse
+        bags = layout.outgoing if reverse else layout.incoming
+        return _sum_bags(x.contiguous(), bags.neighbors, bags.offsets)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _NeighborSum.apply(gradients, ctx.layout, not ctx.reverse), None, None  # type: ignore[no-untyped-call]
+
+
+def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+    r"""Sum :math:`\mathrm{ReLU}(\mathbf{x}_j + \mathbf{e}_{j,i})` over the edges :math:`(j, i)` into each node.
+
+    Messages are computed a few thousand at a time, and again in backward.
+
+    Args:
+        x: ``[num_sources, D]``.
+        edge_attr: ``[E, D]``, in the user's order.
+        layout: The edges.
+
+    Returns:
+        ``[num_destinations, D]`` of the type that the sum of both has, differentiable any number of times.
+    """
+    dtype = torch.promote_types(x.dtype, edge_attr.dtype)
+    out: Tensor = _NeighborReluSum.apply(  # type: ignore[no-untyped-call]
+        x.to(dtype), edge_attr.to(dtype), layout
+    )
+    return out
+
+
+class _NeighborReluSum(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout
+        ctx.save_for_backward(x, edge_attr)
+        x, edge_attr, bags = x.contiguous(), edge_attr.contiguous(), layout.incoming
+        out = x.new_zeros(bags.offsets.numel() - 1, x.size(1))
+
+        def messages(chunk: _Chunk) -> Tensor:
+            return chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_()
+
+        return _sum_chunks(messages, bags, out)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, edge_attr = (saved.contiguous() for saved in ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            return *_relu_gradients(gradients, x, edge_attr, ctx.layout), None
+        gradients = gradients.contiguous()
+        if not ctx.needs_input_grad[1]:
+            return _relu_gradients_of_x(gradients, x, edge_attr, ctx.layout), None, None
+        by_edge = _relu_gradients_of_edges(gradients, x, edge_attr, ctx.layout)
+        if not ctx.needs_input_grad[0]:
+            return None, by_edge, None
+        offsets, _, order = ctx.layout.outgoing
+        order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
+        return _sum_bags(by_edge, order, offsets), by_edge, None
+
+
+def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Return what backward returns, by operations that autograd can follow."""
+    sources, destinations = layout.edges
+    passes = x.detach()[sources] + edge_attr.detach() > 0
+    by_edge = torch.where(passes, gradients[destinations], 0)
+    return torch.zeros_like(x).index_add(0, sources, by_edge), by_edge
+
+
+def _relu_gradients_of_x(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+    """Return the gradients of ``x`` without memory for those of the edges."""
+
+    def passed(chunk: _Chunk) -> Tensor:
+        inputs = chunk.nodes_of(x).add_(chunk.edges_of(edge_attr))
+        through: Tensor = torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0)
+        return through
+
+    return _sum_chunks(passed, layout.outgoing, torch.zeros_like(x))
+
+
+def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+    """Return the gradients of the edges; in the user's order, so that they are written one after the other."""
+    # numpy asks the system for huge pages, torch does not: with small ones this takes twice the time.
+    memory = np.empty(edge_attr.numel() * edge_attr.itemsize, dtype=np.uint8)
+    by_edge = torch.from_numpy(memory).view(edge_attr.dtype).view(edge_attr.shape)
+    sources, destinations = layout.edges
+    step = _step(x.size(1))
+    each = torch.arange(step + 1)
+
+    def write(begin: int) -> None:
+        edges = slice(begin, begin + step)
+        inputs = _gather(x, sources[edges], each).add_(edge_attr[edges])
+        passed = _gather(gradients, destinations[edges], each)
+        torch.ops.aten.threshold_backward.grad_input(passed, inputs, 0, grad_input=by_edge[edges])
+
+    _share(write, range(0, by_edge.size(0), step))
+    return by_edge
+
+
+class _Chunk(NamedTuple):
+    """Some edges of bags, one after the other, and the nodes that they belong to."""
+
+    edges: slice
+    nodes: slice
+    offsets: Tensor
+    bags: Bags
+    each: Tensor
+
+    def neighbors_of(self, x: Tensor) -> Tensor:
+        """Return the row of the node at the other end of each edge."""
+        return _gather(x, self.bags.neighbors[self.edges], self.each)
+
+    def nodes_of(self, x: Tensor) -> Tensor:
+        """Return the row of each edge's node."""
+        return x[self.nodes].repeat_interleave(self.offsets.diff(), dim=0)
+
+    def edges_of(self, edge_attr: Tensor) -> Tensor:
+        """Return the row of each edge."""
+        order = self.bags.order
+        return edge_attr[self.edges] if order is None else _gather(edge_attr, order[self.edges], self.each)
+
+
+def _sum_chunks(rows_of: Callable[[_Chunk], Tensor], bags: Bags, out: Tensor) -> Tensor:
+    """Sum the rows of edges that are given chunk by chunk into the zeros of their nodes."""
+
+    def add(chunk: _Chunk) -> tuple[int, Tensor] | None:
+        rows = rows_of(chunk)
+        sums = _sum_bags(rows, chunk.each[: rows.size(0)], chunk.offsets)
+        first = chunk.nodes.start
+        if bags.offsets[first] == chunk.edges.start:
+            out[chunk.nodes] = sums
+            return None
+        out[first + 1 : chunk.nodes.stop] = sums[1:]
+        return first, sums[0].clone()  # the node began in a chunk that another thread may be at
+
+    for rest in _share(add, list(_chunks(bags, out.size(1)))):
+        if rest is not None:
+            out[rest[0]] += rest[1]
+    return out
+
+
+def _share(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
+    """Do the parts in as many threads as torch has, and return in order what comes of them.
+
+    The operations of a part are too small to be shared: threads would wait for each other after every one, and for a
+    whole time slice where other processes take a core.
+    """
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def one(part: Part) -> Done:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(part)
+
+    if threads == 1 or len(parts) == 1:
+        return [one(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, parts))
+    finally:
+        torch.set_num_threads(threads)  # it is also what threads to come begin with
+
+
+def _chunks(bags: Bags, width: int) -> Iterator[_Chunk]:
+    num_edges, step = bags.neighbors.numel(), _step(width)
+    each = torch.arange(step + 1, dtype=bags.offsets.dtype)
+    begins = torch.arange(0, num_edges, step)
+    ends = (begins + step).clamp_(max=num_edges)
+    first = torch.searchsorted(bags.offsets, begins, right=True) - 1
+    last = torch.searchsorted(bags.offsets, ends)
+    for begin, end, low, high in torch.stack((begins, ends, first, last), dim=1).tolist():
+        offsets = (bags.offsets[low : high + 1] - begin).clamp_(0, end - begin)
+        yield _Chunk(slice(begin, end), slice(low, high), offsets, bags, each)
+
+
+def _step(width: int) -> int:
+    return max(1, _CHUNK // max(1, width))
+
+
+def _gather(rows: Tensor, indices: Tensor, each: Tensor) -> Tensor:
+    if rows.dtype == torch.float64:
+        return rows.index_select(0, indices)
+    # As bags of one row: that loop fetches ahead, index_select does not.
+    return _sum_bags(rows, indices, each[: indices.numel() + 1])
+
+
+def _sum_bags(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
+    # Not F.embedding_bag: its backward is slow. Rows that require gradients would make torch prepare for that one. A
+    # padding_idx of -1, if given, would be the last row.
+    return torch.embedding_bag(rows.detach(), indices, offsets, False, 0, False, None, True)[0]
