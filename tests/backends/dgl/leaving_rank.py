@@ -13,5 +13,5 @@ def leave(cluster: Cluster, timeout: float) -> None:
 
 
 if os.environ["RANK"] == "1":
-    Cluster._connect = leave  # type: ignore[method-assign]  # this rank has a failure of its own
+    Cluster._connect = leave  # type: ignore[assignment,method-assign]  # this rank has a failure of its own
 distgnn.use("dgl", timeout=8)
