@@ -8,7 +8,11 @@ from distgnn.testing import run_on_ranks
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("spread", "world_size"),
+    [("pyg", 2), ("pyg", 3), ("pyg", 4), ("dgl", 2), ("dgl", 4)],
+    indirect=["spread"],
+)
 def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> None:
     run_on_ranks(Path(__file__).with_name(f"test_{spread}_conforms.py"), world_size, timeout=300)
 

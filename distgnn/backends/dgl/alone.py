@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from dgl.distributed import kvstore
@@ -25,6 +26,7 @@ class Alone(Engine):
 
     def __init__(self) -> None:
         super().__init__(rank=0, size=1, part=0, parts=1, name="alone")
+        os.environ["DGL_DIST_MODE"] = "standalone"
         kvstore.init_kvstore(None, 1, "default")
         self._rows = LocalRows(kvstore.get_kvstore())
         self._service = Service(self._rows, part=0, parts=1, world_size=1)

@@ -34,7 +34,6 @@ class Client(KVClient):
         super().__init__(path, 1)
         self._engine = engine
         self._ranges: dict[str, Ranges] = {}
-        self._by_policy: dict[str, Ranges] = {}
 
     def map(self, key: str, ranges: Ranges, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         """Map what a server of this host has under ``key``, a tensor of ``shape`` over all hosts."""
@@ -44,9 +43,8 @@ class Client(KVClient):
             self._data_store[key] = backend.zerocopy_from_dlpack(shared.to_dlpack())
         else:
             self._data_store[key] = torch.empty(here, dtype=dtype)
-        self._ranges[key] = self._by_policy[ranges.policy.policy_str] = ranges
+        self._ranges[key] = ranges
         self._part_policy[key] = ranges.policy
-        self._all_possible_part_policy[ranges.policy.policy_str] = ranges.policy
         self._full_data_shape[key] = tuple(shape)
         self._data_name_list.add(key)
         self._push_handlers[key], self._pull_handlers[key] = default_push_handler, default_pull_handler
@@ -56,9 +54,6 @@ class Client(KVClient):
         if key not in self._data_name_list:
             return
         self._data_name_list.discard(key)
-        policy = self._part_policy[key].policy_str
-        self._by_policy.pop(policy, None)
-        self._all_possible_part_policy.pop(policy, None)
         for table in (self._data_store, self._ranges, self._part_policy, self._full_data_shape):
             del table[key]
         del self._push_handlers[key], self._pull_handlers[key]
@@ -75,7 +70,7 @@ class Client(KVClient):
         init_func: Callable[[tuple[int, ...], torch.dtype], Tensor],
         is_gdata: bool = True,  # noqa: ARG002  # no graph is DGL's here
     ) -> None:
-        ranges = self._by_policy[part_policy.policy_str]
+        ranges = next(one for one in self._ranges.values() if one.policy is part_policy)
         self._engine.together("open_dgl", (name, tuple(shape), dtype, ranges.kind, init_func), f"opening of {name}")
         self._engine.map(name, ranges, tuple(shape), dtype)
 

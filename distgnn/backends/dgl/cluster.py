@@ -15,7 +15,7 @@ from dgl.distributed import kvstore, rpc
 from distgnn.backends.dgl.client import Client
 from distgnn.backends.dgl.engine import Engine
 from distgnn.backends.dgl.launch import start_servers
-from distgnn.backends.dgl.sockets import Connections, free_port, is_listening
+from distgnn.backends.dgl.sockets import Connections, end_without_destructors, free_port, is_listening
 from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
 from distgnn.errors import PeerLostError
 from distgnn.meeting import first_line, listed, within
@@ -68,6 +68,8 @@ class Cluster(Engine):
                 "each server, and each server each rank; on several hosts name the interface, as in "
                 "GLOO_SOCKET_IFNAME=eth0"
             ) from error
+        finally:
+            end_without_destructors()
         self._connections = Connections(self._own, self._servers.addresses, timeout)
         os.environ["DGL_DIST_MODE"] = "distributed"
         with ip_config(self._servers.addresses) as path:
@@ -180,5 +182,4 @@ class Cluster(Engine):
             self.timeout = min(self.timeout, _GRACE)
             self.ask("leave", (), "the end of the process", dict.fromkeys(range(self.parts), ()))
             return
-        time.sleep(_GRACE if self._servers.own is not None else 0)  # it tells the other ranks and ends
-        self._servers.stop()
+        self._servers.stop(_GRACE)  # it tells the other ranks before it ends

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -84,11 +85,14 @@ class Servers:
     part: int
     own: subprocess.Popen[bytes] | None
 
-    def stop(self) -> None:
-        """End the server that this process has started, if it has not ended by itself."""
+    def stop(self, patience: float = 0.0) -> None:
+        """End the server that this process has started, if it does not end by itself in ``patience`` seconds."""
         if self.own is not None:
-            self.own.kill()
-            self.own.wait()
+            try:
+                self.own.wait(patience)
+            except subprocess.TimeoutExpired:
+                self.own.kill()
+                self.own.wait()
         remove_names(self.name)
 
 
@@ -116,7 +120,7 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
     starters = tuple(hosts.index(host) for host in order)
     part = order.index(hosts[job.rank])
     name, secret = _get(store, "name", deadline), _get(store, "secret", deadline)
-    own, failure = None, None
+    own = None
     if starters[part] == job.rank:
         address = _reachable([told[rank][1] for rank in starters], part)
         local_ranks = hosts.count(order[part])
@@ -124,8 +128,8 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
             port = free_port(address, port)
             store.set(f"server/{part}", f"{address}:{port}")
         except OSError as error:
-            failure = f"no server can listen on {address}:{port or 'any port'}, an address of rank {job.rank}: {error}"
-            store.set(f"server/{part}", _REFUSED + failure)
+            where = f"{address}:{port or 'any port'}, an address of rank {job.rank}"
+            store.set(f"server/{part}", f"{_REFUSED}no server can listen on {where}: {error}")
     addresses = tuple(_get(store, f"server/{number}", deadline) for number in range(len(order)))
     for address in addresses:
         if address.startswith(_REFUSED):
@@ -134,7 +138,10 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
         threads = max(1, (os.cpu_count() or 1) // (local_ranks + 1))
         config = ServerConfig(addresses, part, job.size, name, secret, timeout, threads)
         own = _start(config, deadline)
-        store.set(f"listening/{part}", "yes" if own.poll() is None else f"{own.returncode}")
+        ended = own.poll()
+        late = f"does not listen after {timeout:g} s: give it more time with timeout=..."
+        died = f"ended at once with code {ended}: see what it wrote on that rank's standard error"
+        store.set(f"listening/{part}", "yes" if ended is None else late if ended == -signal.SIGKILL else died)
     servers = Servers(name, secret, addresses, starters, part, own)
     try:
         _check_listening(store, servers, deadline)
@@ -148,20 +155,13 @@ def _check_listening(store: PrefixStore, servers: Servers, deadline: float) -> N
     for number, rank in enumerate(servers.starters):
         said = _get(store, f"listening/{number}", deadline)
         if said != "yes":
-            raise PeerLostError(
-                f"the DGL server that rank {rank} started for {servers.addresses[number]} ended at once with code "
-                f"{said}: see what it wrote on that rank's standard error"
-            )
+            raise PeerLostError(f"the DGL server that rank {rank} started for {servers.addresses[number]} {said}")
 
 
 def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens, or has ended."""
-    command = [
-        sys.executable,
-        "-m",
-        "distgnn.backends.dgl.server",
-        config.job,
-    ]  # the name is for who looks at processes
+    # The job's name is for who looks at processes.
+    command = [sys.executable, "-m", "distgnn.backends.dgl.server", config.job]
     # It must find the modules that this process finds, and outlive a Ctrl-C in the terminal until its ranks end.
     environment = {
         **os.environ,

@@ -109,8 +109,15 @@ class Keeper(Protocol):
         """What is kept, by key."""
         ...
 
-    def keep(self, key: str, ranges: Ranges, rows: Tensor) -> Tensor:
-        """Move this part's rows there, and return them where they are now."""
+    def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:
+        """Move this part's rows there, and return them where they are now.
+
+        Args:
+            key: Their name there.
+            ranges: Which rows they are.
+            rows: ``[stop - start, ...]``.
+            shared: Whether the ranks of this host may map them.
+        """
         ...
 
     def free(self, key: str) -> None:
@@ -132,16 +139,16 @@ class ServerRows:
     def rows(self) -> Mapping[str, Tensor]:
         return cast("Mapping[str, Tensor]", self._store.data_store)
 
-    def keep(self, key: str, ranges: Ranges, rows: Tensor) -> Tensor:
-        needed, free = rows.numel() * rows.element_size(), shutil.disk_usage(SHARED_MEMORY).free
-        if needed > free:
+    def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:
+        # There is no shared memory of no bytes.
+        needed = rows.numel() * rows.element_size() if shared else 0
+        if needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
             raise SpecError(
                 f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on a host, and {free:,} are free "
                 f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
             )
         self._store.add_part_policy(ranges.policy)
-        shared = rows if needed else None  # there is no shared memory of no bytes
-        self._store.init_data(key, ranges.policy.policy_str, shared)
+        self._store.init_data(key, ranges.policy.policy_str, rows if needed else None)
         return cast("Tensor", self._store.data_store.setdefault(key, rows))
 
     def free(self, key: str) -> None:
@@ -165,7 +172,7 @@ class LocalRows:
     def rows(self) -> Mapping[str, Tensor]:
         return cast("Mapping[str, Tensor]", self._store.data_store)
 
-    def keep(self, key: str, ranges: Ranges, rows: Tensor) -> Tensor:
+    def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:  # noqa: ARG002  # alone
         self._store.init_data(key, tuple(rows.shape), rows.dtype, ranges.policy, lambda _shape, _dtype: rows, False)
         return rows
 

@@ -31,20 +31,19 @@ class DGLEmbeddingShard(EmbeddingShard):
         assert self._rows is not None
         self._keeper, self._key, self._ranges = keeper, key, ranges
         self._kept: list[str] = []
-        self._rows = self._keep(key, self._rows)
+        self._rows = self._keep(key, self._rows, shared=True)
 
     def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
         self.check_open()
         kind, size = type(rule), self._ranges.stop - self._ranges.start
         if kind not in self._state:
             state = new_state(rule, size, self.spec.embedding_dim, CPU)
-            self._state[kind] = {
-                name: self._keep(f"{self._key}.{kind.__qualname__}.{name}", state[name]) for name in state
-            }
+            keys = {name: f"{self._key}.{kind.__qualname__}.{name}" for name in state}
+            self._state[kind] = {name: self._keep(keys[name], state[name], shared=False) for name in state}
         super().update(positions, gradients, rule)
 
-    def _keep(self, key: str, rows: Tensor) -> Tensor:
-        kept = self._keeper.keep(key, self._ranges, rows)
+    def _keep(self, key: str, rows: Tensor, *, shared: bool) -> Tensor:
+        kept = self._keeper.keep(key, self._ranges, rows, shared=shared)
         self._kept.append(key)
         return kept
 

@@ -42,7 +42,7 @@ class Connections:
         for file in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
                 self._watch(int(file.name), ours, timeout)
-        end_quietly(lambda: bool(self.lost()))
+        stop_threads_that_cannot_send(lambda: bool(self.lost()))
 
     def _watch(self, number: int, ours: set[str], timeout: float) -> None:
         if not Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket:"):
@@ -87,8 +87,8 @@ def _alive(connection: socket.socket) -> bool:
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
 
 
-def end_quietly(lost: Callable[[], bool]) -> None:
-    """Let a thread of libdgl that cannot send stop instead of the process, and leave it behind at the end.
+def stop_threads_that_cannot_send(lost: Callable[[], bool]) -> None:
+    """Let a thread of libdgl that cannot send stop, which would end the process otherwise.
 
     Args:
         lost: Tells whether a connection is lost, so that any other C++ error still ends the process.
@@ -105,7 +105,13 @@ def end_quietly(lost: Callable[[], bool]) -> None:
     set_terminate = library["_ZSt13set_terminatePFvvE"]
     set_terminate.restype = ctypes.c_void_p
     before = set_terminate(_handlers[-1])
-    # Destructors of libdgl would wait for its threads: leave with the exit code, but without them.
+
+
+def end_without_destructors() -> None:
+    """Have the process end with its exit code, but without the destructors of what libdgl has made until now.
+
+    They wait for its threads, which may wait for somebody who is gone.
+    """
     process = ctypes.CDLL(None)
     process.on_exit(process._exit, None)  # noqa: SLF001  # the C function
 

@@ -57,15 +57,13 @@ def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job:
 
 
 def test_a_killed_server_is_named_by_all_ranks_long_before_the_timeout(start_job: StartJob) -> None:
-    calls = {"lookups": "lookup", "updates": "apply_gradients"}
-    jobs = {call: start_job(*SCRIPT, what, "10", world_size=2) for what, call in calls.items()}
-    for call, job in jobs.items():
-        job.wait_for("working")
-        server, name = server_of(job), server_of(job).cmdline()[-1]
-        server.kill()
-        text = f"the DGL server that rank 0 started is gone, noticed by rank {{rank}} in {call} of embedding store"
-        assert_lost(job, (0, 1), within=8, text=text)
-        assert_nothing_left(server, name)
+    job = start_job(*SCRIPT, "updates", "10", world_size=2)
+    job.wait_for("working")
+    server, name = server_of(job), server_of(job).cmdline()[-1]
+    server.kill()
+    text = "the DGL server that rank 0 started is gone, noticed by rank {rank} in apply_gradients of embedding store"
+    assert_lost(job, (0, 1), within=8, text=text)
+    assert_nothing_left(server, name)
 
 
 def test_a_stopped_rank_or_server_is_named_after_the_timeout(start_job: StartJob) -> None:
@@ -98,12 +96,12 @@ def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) 
 def test_a_late_rank_and_its_peers_read_that_it_was_late(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late_update", "1", world_size=2)
     text = "rank 1 is silent for 1 s, noticed by rank {rank} in apply_gradients of embedding store 'words'"
-    assert_lost(job, (0, 1), within=20, text=text)
+    assert_lost(job, (0, 1), within=40, text=text)
 
 
 def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "disagreements", "10", world_size=3, DISTGNN_DEBUG="1")
-    assert job.codes(timeout=30) == [1, 1, 1]
+    assert job.codes(timeout=50) == [1, 1, 1]
     for rank in range(3):
         assert "NameConflictError: " in job.output(rank), job.errors(rank)
         refused = job.output(rank).splitlines()[1]
@@ -117,8 +115,8 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
 
 
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
-    job = start_job(*SCRIPT, "bad_update", "10", world_size=3)
-    assert_lost(job, (0, 2), within=20, text="rank 1 is gone, noticed by rank {rank} in apply_gradients of embedding")
+    job = start_job(*SCRIPT, "bad_update", "10", world_size=2)
+    assert_lost(job, (0,), within=40, text="rank 1 is gone, noticed by rank {rank} in apply_gradients of embedding")
     assert job.codes(1, timeout=1) == [1]
     assert job.last_error(1).startswith("EmbeddingSizeError: embedding store 'words': id 1000 is beyond its 1000 rows")
 
@@ -130,6 +128,12 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses(start_job: Sta
         assert incomplete.last_error(rank).startswith(
             "PeerLostError: 2 of 3 ranks came to the start of the job in 6 s, without rank 2: start 3 processes"
         )
+
+
+def test_a_rank_that_ends_before_it_has_connected_keeps_nobody_waiting_for_ever(start_job: StartJob) -> None:
+    job = start_job("dgl/leaving_rank.py", world_size=2)
+    assert job.codes(timeout=40) == [1, 9]
+    assert job.last_error(0).startswith("PeerLostError: rank 0 of 2 cannot connect to the DGL servers 127.0.0.1:")
 
 
 def test_a_port_that_is_taken_is_named_by_every_rank(start_job: StartJob) -> None:
