@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 from embedding_cases import COLUMNS, measure_cases, training
 
-from distgnn.backends.dgl.graphbolt import import_dgl
+from distgnn.graphbolt import import_dgl
 
 dgl = import_dgl()
 

@@ -12,9 +12,7 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
-import types
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+from distgnn.graphbolt import import_dgl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -70,9 +70,9 @@ def machine() -> dict[str, Any]:
 
 
 def load_dgl() -> Any:
-    """Import DGL, or return None. Its GraphBolt has no library for newer versions of torch, and is not needed here."""
-    sys.modules.setdefault("dgl.graphbolt", types.ModuleType("dgl.graphbolt"))
+    """Import DGL, or return None."""
     try:
+        import_dgl()
         import dgl.nn  # noqa: PLC0415
     except ImportError as error:
         console.print(f"DGL is left out: {error}")

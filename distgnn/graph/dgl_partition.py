@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
-import types
 import warnings
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ import torch
 from distgnn.errors import ConfigError, DataFormatError, DatasetNotFoundError
 from distgnn.graph.partition_reader import open_partition, read_manifest
 from distgnn.graph.partition_writer import PartitionWriter, check_free
+from distgnn.graphbolt import import_dgl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,19 +190,16 @@ def _for_dgl(name: str, rows: Tensor) -> Tensor:
 
 
 def _import_dgl() -> Any:
-    """Import DGL; where its wheel has no GraphBolt for this torch, an empty module stands in, which nothing here asks.
+    """Import DGL.
 
     Raises:
         ConfigError: It is not installed.
     """
-    found = find_spec("dgl")
-    if found is None or found.origin is None:
-        raise ConfigError("DGL's partitions need dgl: pip install 'distgnn[dgl]'")
-    os.environ.setdefault("DGLBACKEND", "pytorch")  # DGL would write its choice to a file in the home directory
-    version = torch.__version__.partition("+")[0]
-    if not list(Path(found.origin).parent.glob(f"graphbolt/*graphbolt_pytorch_{version}.*")):
-        sys.modules.setdefault("dgl.graphbolt", types.ModuleType("dgl.graphbolt"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import dgl.distributed  # noqa: PLC0415  # an extra
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_dgl()
+            import dgl.distributed  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise ConfigError(f"DGL's partitions need dgl: pip install 'distgnn[dgl]' ({error})") from error
     return dgl

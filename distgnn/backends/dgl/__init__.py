@@ -9,7 +9,7 @@ DGL takes the mean over duplicates.
 
 from __future__ import annotations
 
-from distgnn.backends.dgl.graphbolt import import_dgl
+from distgnn.graphbolt import import_dgl
 from distgnn.hookspecs import hookimpl
 
 import_dgl()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgnn.backends.dgl.rows import Ranges
 from distgnn.backends.dgl.wire import Call
+from distgnn.optim.rows import move_rows, put_rows, take_rows
 from distgnn.specs import PartitionBook
 
 if TYPE_CHECKING:
@@ -106,20 +107,20 @@ class Engine(ABC):
         self.check_order(about)
         here = self.rows(key)
         if self.parts == 1:
-            return here.index_select(0, ids)
+            return take_rows(here, ids)
         found = here.new_empty(ids.numel(), *here.shape[1:])
         slots = ranges.slots(ids)
         mine = slots.pop(self.part)
         asked = {part: (ids.index_select(0, places),) for part, places in slots.items() if places.numel()}
 
         def read_here() -> None:
-            found.index_copy_(0, mine, here.index_select(0, ids.index_select(0, mine) - ranges.start))
+            move_rows(found, mine, here, ids.index_select(0, mine) - ranges.start)
 
         if not asked:
             read_here()
             return found
         for part, (rows,) in self.ask("rows", (key,), about, asked, read_here).items():
-            found.index_copy_(0, slots[part], rows)
+            put_rows(found, slots[part], rows)
         return found
 
     @abstractmethod

@@ -23,6 +23,7 @@ from distgnn.backends.dgl.wire import Reply
 from distgnn.errors import CallOrderError, DistGNNError, NameConflictError
 from distgnn.meeting import listed
 from distgnn.open_stores import other_edges
+from distgnn.optim.rows import put_rows, take_rows
 from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
 
 if TYPE_CHECKING:
@@ -168,11 +169,11 @@ class Service:
     # Operations of a rank by itself.
 
     def _rows(self, call: Call, key: str) -> Tensors:
-        return (self._keeper.rows[key].index_select(0, call.tensors[0] - self._ranges[key].start),)
+        return (take_rows(self._keeper.rows[key], call.tensors[0] - self._ranges[key].start),)
 
     def _put(self, call: Call, key: str) -> Tensors:
         ids, values = call.tensors
-        self._keeper.rows[key].index_copy_(0, ids - self._ranges[key].start, values)
+        put_rows(self._keeper.rows[key], ids - self._ranges[key].start, values)
         return ()
 
     def _in_edges(self, call: Call, key: str, fanout: int, seed: int) -> Tensors:

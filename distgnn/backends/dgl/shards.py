@@ -73,7 +73,7 @@ class DGLGraphShard(GraphShard):
 
     DGL's sampler draws by one sequence of random numbers a process, so that a sample depends on what was asked before
     and by whom; and a DGL server holds one graph, cut on disk before it starts. So samples are those of
-    :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere: DGL finds them, six times faster.
+    :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere: DGL finds them, in the same memory.
     """
 
     def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges) -> None:

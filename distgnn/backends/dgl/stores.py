@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from dgl.distributed import DistEmbedding, DistTensor
 
 from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
-from distgnn.optim.rows import accumulation_dtype
+from distgnn.optim.rows import accumulation_dtype, sum_by_id
 from distgnn.protocols import InEdges
 
 if TYPE_CHECKING:
@@ -113,9 +114,11 @@ class DGLEmbeddingStore(_RowStore):
     def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
         self._check_open()
         self.spec.check_gradients(ids, gradients, CPU)
-        wide = gradients.to(accumulation_dtype(self.spec.dtype))
         call = f"apply_gradients of embedding store {self.spec.name!r}"
-        self._engine.together("update", (self._key, rule), call, self._deal(ids, wide))
+        distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
+        cuts = torch.searchsorted(distinct, torch.tensor(self._ranges.book.bounds)).tolist()
+        parts = {part: (distinct[start:stop], sums[start:stop]) for part, (start, stop) in enumerate(pairwise(cuts))}
+        self._engine.together("update", (self._key, rule), call, parts)
 
 
 class DGLTensorStore(_RowStore):
