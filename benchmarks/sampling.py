@@ -16,6 +16,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -54,7 +55,7 @@ def ours(edge_index: torch.Tensor, num_nodes: int, fanout: tuple[int, ...]) -> S
     return sample
 
 
-def dgls(graph: "dgl.DGLGraph", fanout: tuple[int, ...]) -> Sampler:
+def dgls(graph: Any, fanout: tuple[int, ...]) -> Sampler:
     """Return the same by DGL, as its own NeighborSampler does it."""
 
     def sample(seeds: torch.Tensor) -> int:

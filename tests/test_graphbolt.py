@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-IMPORT = "import sys\nfrom distgnn import graphbolt as importing"
+IMPORT = "import sys\nfrom distgnn import graphbolt as importing\n"
 LIBRARY = "libgraphbolt_pytorch_9.9.9.so"
 WORKING = "class ItemSet: pass"
 WITHOUT_LIBRARY = f"from dgl.graphbolt import parts\nraise FileNotFoundError('Cannot find {LIBRARY}')"

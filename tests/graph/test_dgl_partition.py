@@ -122,6 +122,10 @@ def test_mistakes_are_refused(dgl: Any, graph: Data, tmp_path: Path, monkeypatch
     with pytest.raises(DataFormatError, match=r"'half' is of torch\.bfloat16"):
         partition_to_dgl(tmp_path / "half", tmp_path / "half-dgl")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dgls", "half", "ours"]
-    monkeypatch.setattr(dgl_partition, "find_spec", lambda _: None)
+
+    def missing() -> None:
+        raise ImportError("No module named 'dgl'")
+
+    monkeypatch.setattr(dgl_partition, "import_dgl", missing)
     with pytest.raises(ConfigError, match=r"pip install 'distgnn\[dgl\]'"):
         partition_to_dgl(tmp_path / "ours", tmp_path / "new")
