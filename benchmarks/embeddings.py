@@ -4,7 +4,8 @@ A table of 1M rows of 64 float32 columns; batches of 4,096 and 65,536 ids, unifo
 and an update with a gradient for each id, through autograd. Every process has one thread. Engines take turns over some
 rounds, each time in new processes, and medians over the rounds are shown:
 
-- on one machine, nn.Embedding(sparse=True) with SparseAdam and the memory backend in one process, the pyg backend in
+- on one machine, nn.Embedding(sparse=True) with SparseAdam in one process, and in two at once that know nothing of each
+  other, which shows what two processes take from each other here; the memory backend in one process; the pyg backend in
   two, with and without shared memory;
 - on two hosts with a rank each (network namespaces: needs root), the pyg backend and DGL's DistEmbedding with its
   SparseAdam (needs the extra dgl).
@@ -50,11 +51,13 @@ def run_ranks(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[
     return cases
 
 
-def ours(engine: str, arguments: argparse.Namespace, hosts: Sequence[Sequence[str]] = ()) -> Cases:
+def ours(
+    engine: str, arguments: argparse.Namespace, hosts: Sequence[Sequence[str]] = (), *, processes: int = 1
+) -> Cases:
     """Measure an engine of this library, or torch alone."""
     command = [sys.executable, str(HERE / "embedding_rank.py"), engine, "--steps", str(arguments.steps)]
     if engine in {"torch", "memory"}:
-        return run_ranks([command], [{}])
+        return run_ranks([command] * processes, [{}] * processes)
     job = {"WORLD_SIZE": "2", "MASTER_PORT": free_port(), "MASTER_ADDR": ADDRESSES[0] if hosts else "127.0.0.1"}
     job["GLOO_SOCKET_IFNAME"] = CABLE if hosts else "lo"
     commands = [[*(hosts[rank] if hosts else ()), *command] for rank in range(2)]
@@ -91,6 +94,7 @@ def main() -> None:
     with two_hosts() as hosts:
         engines: dict[str, Callable[[], Cases]] = {
             "torch, 1 process": lambda: ours("torch", arguments),
+            "torch, 2 processes at once": lambda: ours("torch", arguments, processes=2),
             "memory, 1 process": lambda: ours("memory", arguments),
             "pyg, 2 ranks": lambda: ours("pyg", arguments),
             "pyg, 2 ranks, no shared memory": lambda: ours("pyg, network only", arguments),
