@@ -66,10 +66,9 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         remote,
         book,
         part,
-        n_id=torch.cat([nodes[first:last], nodes[remote]]),
-        e_id=edge_ids,
-        **own,
-        **{name: rows[edge_ids] for name, rows in features["edges"].items()},
+        torch.cat([nodes[first:last], nodes[remote]]),
+        edge_ids,
+        own | {name: rows[edge_ids] for name, rows in features["edges"].items()},
     )
 
 
@@ -99,7 +98,6 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
             "part, or partition the graph anew"
         )
     found = open_partition(folder, rank)
-    own = dict(found.node_features)
     edge_index = found.edge_index
     edge_index[1] -= found.nodes.bounds[rank]
     data = _as_data(
@@ -107,20 +105,27 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
         found.halo,
         found.nodes,
         rank,
-        n_id=torch.cat([found.node_ids, found.halo_ids]),
-        e_id=found.edge_ids,
-        **own,
-        **found.edge_features,
+        torch.cat([found.node_ids, found.halo_ids]),
+        found.edge_ids,
+        found.node_features | found.edge_features,
     )
-    if "x" in own:
-        shape = (data.halo.num_rows, *own["x"].shape[1:])
-        with closing(backend.open_tensor(TensorSpec(default_name("part_x"), shape, own["x"].dtype))) as store:
-            store.write(data.halo.own, own["x"])
-            data.x = torch.cat([own["x"], store.read(data.halo.remote)])
+    if data.x is not None:
+        spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype)
+        with closing(backend.open_tensor(spec)) as store:
+            store.write(data.halo.own, data.x)
+            data.x = torch.cat([data.x, store.read(data.halo.remote)])
     return data
 
 
-def _as_data(edges: Tensor, remote: Tensor, book: PartitionBook, part: int, **rows: Tensor) -> Data:
+def _as_data(
+    edges: Tensor,
+    remote: Tensor,
+    book: PartitionBook,
+    part: int,
+    node_ids: Tensor,
+    edge_ids: Tensor,
+    features: dict[str, Tensor],
+) -> Data:
     """Number a part's nodes as they stand.
 
     Args:
@@ -128,7 +133,9 @@ def _as_data(edges: Tensor, remote: Tensor, book: PartitionBook, part: int, **ro
         remote: ``[h]``, the new ids of halo nodes, ascending.
         book: Which part owns which new ids.
         part: Which part.
-        rows: What else it has.
+        node_ids: ``[n + h]``, the user's ids of own and halo nodes.
+        edge_ids: ``[e]``, the user's ids of edges.
+        features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
     """
     first, last = book.bounds[part : part + 2]
     sources, positions = edges
@@ -143,4 +150,5 @@ def _as_data(edges: Tensor, remote: Tensor, book: PartitionBook, part: int, **ro
         remote=owners * height + remote - bounds[owners],
         num_rows=height * (len(book.bounds) - 1),
     )
-    return Data(edge_index=torch.stack([local, positions]), num_nodes=last - first + remote.numel(), halo=halo, **rows)
+    named = {"n_id": node_ids, "e_id": edge_ids, "edge_index": torch.stack([local, positions]), "halo": halo}
+    return Data(num_nodes=node_ids.numel(), **(features | named))
