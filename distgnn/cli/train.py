@@ -32,7 +32,7 @@ def train(  # one local a command line option
     ),
     mode: str = typer.Option(
         None,
-        help=f"{MODES[0]}: every rank trains on its part of a node data set.  \\[default: batches; all nodes on each rank]",
+        help=f"{', '.join(MODES)}: each rank trains on its part of a node data set.  \\[default: on all of it]",
         rich_help_panel=_TRAINING,
     ),
     partition: str = typer.Option(

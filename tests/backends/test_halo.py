@@ -172,9 +172,7 @@ def assert_trains_alike(
     ours.model.close()
 
 
-@pytest.mark.parametrize(
-    ("kind", "rule"), [("GIN alone", "sgd"), ("GIN", "adam"), ("GINE", "sgd"), ("GINE", "adam")]
-)
+@pytest.mark.parametrize(("kind", "rule"), [("GIN alone", "sgd"), ("GIN", "adam"), ("GINE", "sgd"), ("GINE", "adam")])
 def test_training_over_parts_equals_training_on_the_whole_graph(
     kind: str, rule: str, opened: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
