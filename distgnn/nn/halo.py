@@ -65,9 +65,9 @@ class _Exchange(torch.autograd.Function):
         return torch.cat([values, store.read(halo.remote)])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
-        own, remote = gradients.split([ctx.halo.own.numel(), ctx.halo.remote.numel()])
+        halo, own = ctx.halo, ctx.halo.own.numel()
         with closing(ctx.open_sums()) as sums:
-            sums.write(ctx.halo.remote, remote.contiguous(), accumulate=True)
-            return own + sums.read(ctx.halo.own), None, None, None
+            sums.write(halo.remote, gradients[own:].contiguous(), accumulate=True)
+            return gradients[:own] + sums.read(halo.own), None, None, None

@@ -19,8 +19,8 @@ class TrainConfig:
 
     Args:
         dataset: A name that :func:`distgnn.data.load_dataset` knows.
-        mode: ``"full"`` trains on all nodes of a node data set, of which each rank has a part; None is batches of graphs
-            on a graph data set, and on a node data set the whole graph on every rank.
+        mode: ``"full"`` trains on all nodes of a node data set, of which each rank has a part; with None every rank has
+            the whole graph of a node data set, and a share of each batch of a graph data set.
         partition: With ``mode="full"``, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the
             data set; None cuts the data set, by METIS where pymetis is installed and by a hash of ids elsewhere.
         model: ``"gin"`` or ``"gine"``.
@@ -112,8 +112,7 @@ class TrainConfig:
             raise ConfigError(f"folds must be 0 (split once) or at least 2, not {self.folds}")
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
-        if self.mode is not None:
-            _check_choice("mode", self.mode, MODES)
+        _check_choice("mode", self.mode or MODES[0], MODES)
         if self.partition is not None and self.mode != "full":
             raise ConfigError(f"a partition is for mode='full', not {self.mode!r}")
         _check_choice("model", self.model, MODELS)

@@ -27,15 +27,14 @@ from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from distgnn import Backend, EmbeddingStore
+    from distgnn import Backend, EmbeddingStore, TensorSpec
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-CLASSES, STEPS = 3, 4
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLASSES = 7
 
 
 @pytest.fixture(params=["memory", "pyg", "dgl"])
@@ -85,6 +84,13 @@ def one_without_halo(graph: Data) -> Tensor:
     return parts
 
 
+def assert_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = 1e-5) -> None:
+    """Compare to within the tolerance, relative to the largest element of a tensor where that is above 1."""
+    for found, wanted in zip(tensors, expected, strict=True):
+        scale = max(1.0, float(wanted.detach().abs().max())) if wanted.numel() else 1.0
+        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * scale)
+
+
 def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> DistributedGIN:
     torch.manual_seed(0)
     sizes = (graph.num_features, 8, CLASSES, 3)
@@ -124,7 +130,7 @@ class Training:
     def __init__(self, kind: str, graph: Data, data: Data, backend: Backend, rule: str) -> None:
         self.data, self.targets = data, int(graph.train_mask.sum())
         self.session = Session(backend)
-        self.model = make_model(kind, graph, backend)
+        self.model = make_model(kind, graph, backend).to(graph.x.dtype)
         self.wrapped = self.session.wrap(self.model, sync_batch_norm=True)
         adam = rule == "adam"
         dense = torch.optim.Adam if adam else torch.optim.SGD
@@ -155,20 +161,25 @@ class Training:
 
 
 def assert_trains_alike(
-    kind: str, graph: Data, part: Data, backend: Backend, rule: str, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    graph: Data,
+    part: Data,
+    backend: Backend,
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int = 4,
 ) -> None:
     ours = Training(kind, graph, part, backend, rule)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     whole = Data(**{**graph.to_dict(), "n_id": torch.arange(graph.num_nodes), "e_id": torch.arange(graph.num_edges)})
     theirs = Training(kind, graph, whole, MemoryBackend(), rule)
-    for _ in range(STEPS):
+    for _ in range(steps):
         (out, loss, gradients), (all_out, all_loss, all_gradients) = ours.step(), theirs.step()
-        torch.testing.assert_close(out, all_out[part.n_id[: len(out)]], **CLOSE)
+        assert_close(out, all_out[part.n_id[: len(out)]])
         assert loss == pytest.approx(all_loss, rel=1e-5)
-        torch.testing.assert_close(gradients, all_gradients, **CLOSE)
-    for table, expected in zip(ours.tables(), theirs.tables(), strict=True):
-        torch.testing.assert_close(table, expected, **CLOSE)
-    torch.testing.assert_close(list(ours.model.parameters()), list(theirs.model.parameters()), **CLOSE)
+        assert_close(gradients, all_gradients)
+    assert_close(ours.tables(), theirs.tables())
+    assert_close(list(ours.model.parameters()), list(theirs.model.parameters()))
     ours.model.close()
 
 
@@ -215,6 +226,26 @@ def test_a_part_from_a_folder_is_the_part_that_is_cut_in_memory(opened: Backend,
     assert loaded.halo.num_rows == cut.halo.num_rows
 
 
+@pytest.mark.parametrize("name", ["Cora", "musae_git"])
+def test_it_does_on_graphs_that_are_published(
+    name: str, opened: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.environ.get("DISTGNN_DATA", "")) / name
+    if not os.environ.get("DISTGNN_DATA") or not folder.is_dir():
+        pytest.skip(f"{name} is not there: set DISTGNN_DATA to a folder that has it")
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path))
+    if name == "Cora":
+        graph = load_dataset(name).graph
+    else:
+        graph = load_custom_graph(folder / "git_edges.csv", labels=folder / "git_target.csv")
+        graph.x = torch.randn(graph.num_nodes, 5, generator=torch.Generator().manual_seed(0))
+    graph.edge_attr = torch.randn(graph.num_edges, 2, generator=torch.Generator().manual_seed(0))
+    # In float64: a node of musae_git has 9,458 neighbors, over which sums of float32 round to less than 5 digits.
+    graph.x, graph.edge_attr = graph.x.double(), graph.edge_attr.double()
+    part = cut_part(graph, metis(graph), RANK, RANKS)
+    assert_trains_alike("GINE", graph, part, opened, "adam", monkeypatch, steps=2)
+
+
 def gradients_of(loss: Tensor, model: DistributedGIN) -> list[Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -244,14 +275,15 @@ def test_layer_stores_may_be_used_again_before_a_backward(way: str, opened: Back
         expected = 2 * expected
     for gradient, whole in zip(gradients_of(loss, model), gradients_of(expected, reference), strict=True):
         summed = torch.tensor(session.sum(gradient.flatten().tolist())).view_as(gradient).float()
-        torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-4)
+        assert_close([summed], [whole])
     model.close()
 
 
 def open_things() -> tuple[int, int]:
     """Count this process's shared mappings and open files."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
-    return sum("/memfd:" in line or "/dev/shm" in line for line in maps.splitlines()), len(os.listdir("/proc/self/fd"))
+    mapped = sum("/memfd:" in line or "/dev/shm" in line for line in maps.splitlines())
+    return mapped, len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_what_an_exchange_opens_is_closed_also_when_backward_fails(
@@ -262,15 +294,21 @@ def test_what_an_exchange_opens_is_closed_also_when_backward_fails(
     model = make_model("GIN alone", graph, opened)
     made: list[Any] = []
     open_tensor = opened.open_tensor
-    monkeypatch.setattr(opened, "open_tensor", lambda spec: made.append(open_tensor(spec)) or made[-1])
+
+    def opening(spec: TensorSpec) -> Any:
+        made.append(open_tensor(spec))
+        return made[-1]
+
+    monkeypatch.setattr(opened, "open_tensor", opening)
 
     def use(*, fails: bool) -> None:
         loss = loss_of(forward(model, part), part, 1)
         kept = [store for store in made if not store.closed]
         if fails:  # on all ranks alike, while the gradients of a layer are summed
-            with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the disk is on fire"):
+            with monkeypatch.context() as patch:
                 patch.setattr(type(made[0]), "read", burning)
-                loss.backward()  # type: ignore[no-untyped-call]
+                with pytest.raises(RuntimeError, match="the disk is on fire"):
+                    loss.backward()  # type: ignore[no-untyped-call]
         else:
             loss.backward()  # type: ignore[no-untyped-call]
         assert [store for store in made if not store.closed] == kept
@@ -307,7 +345,7 @@ def test_a_layer_moves_the_rows_of_its_halo_and_no_more() -> None:
             forward_bytes, before = ranks.bytes_sent - before, ranks.bytes_sent
             extended.sum().backward()
             moved = session.sum([forward_bytes, ranks.bytes_sent - before])
-            print("bytes forward and backward:", *moved, "halo rows * width * element size:", expected)
+            print("bytes forward, backward:", *moved, "halo rows * width * element size:", expected)  # noqa: T201
             if RANKS > 1:
                 assert moved == pytest.approx([expected] * 2, rel=0.05)  # of which ids are 8 / 1024
         layer.close()

@@ -32,7 +32,7 @@ def ring() -> Data:
         ({"use_dist_tensor": False}, {}, "use_dist_tensor=True"),
         ({}, {"batch": torch.zeros(6, dtype=torch.int64)}, "leave one out"),
         ({}, {"x": torch.randn(7, 4)}, "7 rows of nodes for a part of 3 nodes and a halo of 3"),
-        ({}, {"edge_index": torch.tensor([[0], [3]])}, "ends in node 3, and the part's own end at 2"),
+        ({}, {"edge_index": torch.tensor([[0], [3]])}, "ends in node 3, and the part's own nodes end at 2"),
         ({"use_dist_embedding": True}, {"node_ids": None}, "pass node_ids"),
         ({"norm": "layer_norm"}, {}, "norms.0 is LayerNorm.*has one part of them"),
     ],

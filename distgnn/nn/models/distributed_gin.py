@@ -346,19 +346,16 @@ class DistributedGIN(Module):
                 "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
             )
         if batch is not None:
-            raise GraphInputError(
-                "batch= is for graphs that a rank has whole, halo= for one that is cut: leave one out"
-            )
+            raise GraphInputError("batch= is for graphs that a rank has whole, halo= for one in parts: leave one out")
         own, remote = halo.own.numel(), halo.remote.numel()
         if h.size(0) != own + remote:
             raise GraphInputError(
                 f"{h.size(0)} rows of nodes for a part of {own} nodes and a halo of {remote}: both are given, the "
                 "halo's behind"
             )
-        if isinstance(edge_index, Tensor) and edge_index.numel() and int(edge_index[1].max()) >= own:
-            raise GraphInputError(
-                f"an edge ends in node {int(edge_index[1].max())}, and the part's own end at {own - 1}"
-            )
+        last = int(edge_index[1].max()) if isinstance(edge_index, Tensor) and edge_index.numel() else -1
+        if last >= own:
+            raise GraphInputError(f"an edge ends in node {last}, and the part's own nodes end at {own - 1}")
         for name, features, ids in (
             ("node_ids", self.node_features, node_ids),
             ("edge_ids", self._edge_features(), edge_ids),
