@@ -113,8 +113,7 @@ class TrainConfig:
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
         _check_choice("mode", self.mode or MODES[0], MODES)
-        if self.partition is not None and self.mode != "full":
-            raise ConfigError(f"a partition is for mode='full', not {self.mode!r}")
+        _check_partition(self)
         _check_choice("model", self.model, MODELS)
         _check_choice("norm", self.norm or "none", NORMS)
         _check_choice("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
@@ -124,6 +123,17 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
         return asdict(self)
+
+
+def _check_partition(config: TrainConfig) -> None:
+    if config.partition is None:
+        return
+    if config.mode != "full":
+        raise ConfigError(f"a partition is for mode='full', not {config.mode!r}")
+    names = ("folds", "root", "edges", "features", "labels", "label_column", "num_nodes", "num_edges")
+    given = [name for name in names if getattr(config, name)]
+    if given:
+        raise ConfigError(f"a partition brings its own graph: leave out {', '.join(given)}")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -175,7 +175,7 @@ def assert_trains_alike(
     theirs = Training(kind, graph, whole, MemoryBackend(), rule)
     for _ in range(steps):
         (out, loss, gradients), (all_out, all_loss, all_gradients) = ours.step(), theirs.step()
-        assert_close(out, all_out[part.n_id[: len(out)]])
+        assert_close([out], [all_out[part.n_id[: len(out)]]])
         assert loss == pytest.approx(all_loss, rel=1e-5)
         assert_close(gradients, all_gradients)
     assert_close(ours.tables(), theirs.tables())
