@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from distgnn.train.config import MODELS, NORMS, SPARSE_OPTIMIZERS, TrainConfig
+from distgnn.train.config import MODELS, MODES, NORMS, SPARSE_OPTIMIZERS, TrainConfig
 
 _DEFAULT = TrainConfig()
 _DATA, _MODEL, _CLUSTER, _TRAINING, _OWN, _OUTPUT = (
@@ -29,6 +29,16 @@ def train(  # one local a command line option
     root: str = typer.Option(None, help="Folder with the data set in PyG's layout.", rich_help_panel=_DATA),
     folds: int = typer.Option(
         _DEFAULT.folds, help="Cross-validate in so many folds by the GIN paper's protocol.", rich_help_panel=_DATA
+    ),
+    mode: str = typer.Option(
+        None,
+        help=f"{', '.join(MODES)}: each rank trains on its part of a node data set.  \\[default: on all of it]",
+        rich_help_panel=_TRAINING,
+    ),
+    partition: str = typer.Option(
+        None,
+        help="With --mode full, a folder of distgnn partition.  \\[default: cut the data set]",
+        rich_help_panel=_DATA,
     ),
     model: str = typer.Option(_DEFAULT.model, help=f"One of: {', '.join(MODELS)}.", rich_help_panel=_MODEL),
     hidden_channels: int = typer.Option(

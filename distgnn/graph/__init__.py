@@ -8,6 +8,7 @@ from distgnn.graph.neighbor_sampler import NeighborSampler
 from distgnn.graph.partition import partition_graph
 from distgnn.graph.partition_reader import Partition, load_new_ids, open_partition
 from distgnn.graph.partition_report import PartitionReport, PartSummary
+from distgnn.graph.parts import cut_part, load_part
 from distgnn.graph.weights import open_in_degrees, weighted_messages
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "StoreFeatures",
     "as_feature_store",
     "as_tensor_store",
+    "cut_part",
     "infer_by_layers",
     "link_neighbor_loader",
     "load_new_ids",
+    "load_part",
     "neighbor_loader",
     "open_in_degrees",
     "open_partition",

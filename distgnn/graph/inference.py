@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.norms import graph_norm
 from distgnn.nn.stored import StoredActivation, default_name
 from distgnn.protocols import EmbeddingStore, SupportsRanks
 from distgnn.registry import get_backend
@@ -102,7 +102,12 @@ def infer_by_layers(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    _check_norms(model)
+    norm = graph_norm(model.named_modules())
+    if norm is not None:
+        raise GraphInputError(
+            f"{norm}, and inference has a batch of them: run the model on the whole graph, or train it with "
+            "norm='batch_norm' or LayerNorm(mode='node')"
+        )
     backend = backend or get_backend()
     rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
     bounds = PartitionBook.even(graph.num_nodes, world_size).bounds
@@ -177,16 +182,3 @@ def _evaluating(model: LayeredModel) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _check_norms(model: LayeredModel) -> None:
-    for name, module in model.named_modules():
-        if not type(module).__module__.startswith("torch_geometric.nn.norm"):
-            continue
-        by_graph = "batch" in inspect.signature(module.forward).parameters and getattr(module, "mode", "") != "node"
-        of_batch = getattr(getattr(module, "module", module), "track_running_stats", True) is False
-        if by_graph or of_batch:
-            raise GraphInputError(
-                f"{name} is {module}, which normalizes over all nodes at once, and inference has a batch of them: run "
-                "the model on the whole graph, or train it with norm='batch_norm' or LayerNorm(mode='node')"
-            )

@@ -60,9 +60,9 @@ def partition_graph(
             saved.
     """
     out = Path(out)
-    _check_graph(graph)
+    check_graph(graph)
     check_free(out, overwrite=overwrite)
-    features, left_out = _features(graph)
+    features, left_out = rows_of(graph)
     parts = assign_nodes(graph.edge_index, graph.num_nodes, num_parts, method=method, seed=seed)
     nodes = parts.argsort(stable=True)  # the user's ids in the new order
     new = torch.empty_like(nodes)
@@ -70,7 +70,7 @@ def partition_graph(
     stops = parts.bincount(minlength=num_parts).cumsum(0).tolist()
     with PartitionWriter(out, nodes, graph.num_edges, overwrite=overwrite) as writer:
         for part, (first, last) in enumerate(pairwise([0, *stops])):
-            sources, positions, edge_ids = _in_edges(graph.edge_index, parts, new, part, first)
+            sources, positions, edge_ids = in_edges(graph.edge_index, parts, new, part, first)
             writer.add_part(
                 torch.cat([torch.zeros(1, dtype=torch.int64), positions.bincount(minlength=last - first).cumsum(0)]),
                 sources,
@@ -85,7 +85,7 @@ def partition_graph(
         return writer.finish(method, seed, left_out)
 
 
-def _in_edges(edge_index: Tensor, parts: Tensor, new: Tensor, part: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
+def in_edges(edge_index: Tensor, parts: Tensor, new: Tensor, part: int, first: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find the edges of a part in the order of destinations, and for equal ones of the user's ids.
 
     Args:
@@ -111,7 +111,12 @@ def _in_edges(edge_index: Tensor, parts: Tensor, new: Tensor, part: int, first: 
     return sources[order], destinations[order] - first, edge_ids[order]
 
 
-def _check_graph(graph: Data) -> None:
+def check_graph(graph: Data) -> None:
+    """Refuse what cannot be cut.
+
+    Raises:
+        DataFormatError: The graph has no nodes, or edges that end outside it.
+    """
     edge_index = graph.edge_index
     if edge_index is None or not graph.num_nodes or edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise DataFormatError("there is no graph to cut: it needs nodes and an edge_index of shape [2, E]")
@@ -122,7 +127,7 @@ def _check_graph(graph: Data) -> None:
         raise DataFormatError(f"edge_index holds nodes {low} to {high}, the graph has nodes 0 to {graph.num_nodes - 1}")
 
 
-def _features(graph: Data) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
+def rows_of(graph: Data) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
     """Find what has a row for each node or edge, and the names of the rest."""
     features: dict[str, dict[str, Tensor]] = {"nodes": {}, "edges": {}}
     left_out = []

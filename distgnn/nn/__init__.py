@@ -1,6 +1,7 @@
 """GIN and GINE layers and models, and the modules that connect them to stores."""
 
 from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.halo import Halo
 from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
 from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures
 
@@ -9,6 +10,7 @@ __all__ = [
     "DistributedGINConv",
     "DistributedGINE",
     "DistributedGINEConv",
+    "Halo",
     "StoredActivation",
     "StoredEmbedding",
     "StoredFeatures",

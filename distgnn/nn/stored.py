@@ -24,6 +24,7 @@ from distgnn.specs import EmbeddingSpec, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from distgnn.nn.halo import Halo
     from distgnn.protocols import Backend, EmbeddingStore, TensorStore
 
 _numbers: dict[str, itertools.count[int]] = {}
@@ -314,13 +315,26 @@ class StoredActivation(Module):
 
         The store is opened at the first call, and again when its shape changes.
         """
+        self._opened(values, num_rows).write(ids, values.detach())
+        return values
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
+    def extend(self, values: Tensor, halo: Halo) -> Tensor:
+        """Write the rows ``[n, ...]`` of a part's own nodes, and return them and its halo's, ``[n + h, ...]``.
+
+        Gradients with respect to the halo's rows flow back to the ranks that own them.
+        """
+        store = self._opened(values, halo.num_rows)
+        sums = TensorSpec(f"{self.name}_gradients", store.shape, store.dtype)
+        return halo.extend(values, store, partial(_resolve(self.backend).open_tensor, sums))
+
+    def _opened(self, values: Tensor, num_rows: int) -> TensorStore:
         shape = (num_rows, *values.shape[1:])
         if self.store is not None and (self.store.shape, self.store.dtype) != (shape, values.dtype):
             self.close()
         if self.store is None:
             self.store = _resolve(self.backend).open_tensor(TensorSpec(self.name, shape, values.dtype))
-        self.store.write(ids, values.detach())
-        return values
+        return self.store
 
     def close(self) -> None:
         """Close the store, if open; collective as every store call."""

@@ -8,6 +8,7 @@ from typing import Any
 from distgnn.errors import ConfigError
 
 MODELS = ("gin", "gine")
+MODES = ("full",)
 NORMS = ("none", "batch_norm", "layer_norm")
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
 
@@ -18,6 +19,10 @@ class TrainConfig:
 
     Args:
         dataset: A name that :func:`distgnn.data.load_dataset` knows.
+        mode: ``"full"`` trains on all nodes of a node data set, of which each rank has a part; with None every rank has
+            the whole graph of a node data set, and a share of each batch of a graph data set.
+        partition: With ``mode="full"``, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the
+            data set; None cuts the data set, by METIS where pymetis is installed and by a hash of ids elsewhere.
         model: ``"gin"`` or ``"gine"``.
         backend: Where stores are opened.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
@@ -35,7 +40,7 @@ class TrainConfig:
         embedding_dim: Its width; None is that of the features.
         use_dist_edge_embedding: With ``"gine"``, add a stored embedding to each edge's features.
         edge_embedding_dim: Its width; None is that of the edge features.
-        use_dist_tensor: Keep layer outputs in tensor stores.
+        use_dist_tensor: Keep layer outputs in tensor stores; ``mode="full"`` always does.
         sparse_optimizer: Update rule of the stored embeddings.
         sparse_lr: Its learning rate.
         seed: Seed of weights, embeddings, splits and batches.
@@ -56,6 +61,8 @@ class TrainConfig:
     """
 
     dataset: str = "MUTAG"
+    mode: str | None = None
+    partition: str | None = None
     model: str = "gin"
     backend: str = "memory"
     ip_config: str | None = None
@@ -105,6 +112,8 @@ class TrainConfig:
             raise ConfigError(f"folds must be 0 (split once) or at least 2, not {self.folds}")
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
+        _check_choice("mode", self.mode or MODES[0], MODES)
+        _check_partition(self)
         _check_choice("model", self.model, MODELS)
         _check_choice("norm", self.norm or "none", NORMS)
         _check_choice("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
@@ -114,6 +123,17 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
         return asdict(self)
+
+
+def _check_partition(config: TrainConfig) -> None:
+    if config.partition is None:
+        return
+    if config.mode != "full":
+        raise ConfigError(f"a partition is for mode='full', not {config.mode!r}")
+    names = ("folds", "root", "edges", "features", "labels", "label_column", "num_nodes", "num_edges")
+    given = [name for name in names if getattr(config, name)]
+    if given:
+        raise ConfigError(f"a partition brings its own graph: leave out {', '.join(given)}")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -48,7 +48,8 @@ class RunFolder:
         self._metrics: TextIO | None = None
         self._epochs = 0
         self._config = config
-        made_up = f"{config.dataset}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
+        data = Path(config.partition).name if config.partition else config.dataset
+        made_up = f"{data}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(config.out) / (config.name or made_up)
         if not written:
             return

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
 from distgnn.registry import use
+from distgnn.train.part import own_part
 from distgnn.train.report import RunFolder
 from distgnn.train.session import Session, join_ip_config
 from distgnn.train.trial import Epoch, Trial
@@ -75,12 +76,14 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     """
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
-    dataset = _load(config)
+    dataset = None if config.partition else _load(config)
     trials = list(_trials(config, dataset))
     with use(config.backend) as backend:
         session = Session(backend)
         if not session.is_main:
             console = Console(quiet=True)
+        if dataset is None or config.mode == "full":
+            dataset = own_part(config, dataset, session, backend)
         with RunFolder(config, written=session.is_main) as folder, _progress(console) as progress:
             history = _run(config, dataset, session, trials, folder, progress)
     result = _result(config, history, folder.path)
@@ -128,6 +131,11 @@ def _load(config: TrainConfig) -> LoadedDataset:
         "num_edges": config.num_edges,
     }
     dataset = load_by_options(config.dataset, root=config.root, seed=config.seed, **own)
+    if config.mode == "full" and dataset.task == "graph":
+        raise ConfigError(
+            f"mode 'full' trains on one graph whose nodes have labels, and {dataset.name!r} has "
+            f"{len(dataset.graphs):,} small graphs: leave it out"
+        )
     if config.folds and dataset.task != "graph":
         raise ConfigError(f"folds cross-validate graphs, and {dataset.name!r} is one graph: use runs instead")
     if config.folds and config.folds > min(np.bincount(_labels(dataset))):
@@ -139,9 +147,11 @@ def _labels(dataset: LoadedDataset) -> Sequence[int]:
     return [int(graph.y) for graph in dataset.graphs]
 
 
-def _trials(config: TrainConfig, dataset: LoadedDataset) -> Iterator[tuple[int, dict[str, Sequence[int]] | None]]:
+def _trials(
+    config: TrainConfig, dataset: LoadedDataset | None
+) -> Iterator[tuple[int, dict[str, Sequence[int]] | None]]:
     """Yield the seed and the split of each trial."""
-    if dataset.task == "node":
+    if dataset is None or dataset.task == "node":
         for run in range(config.runs):
             yield config.seed + run, None
         return

@@ -82,6 +82,20 @@ class Session:
         dist.all_reduce(total)
         return [float(number) for number in total]
 
+    def max(self, number: float) -> float:
+        """Return the largest number of all ranks; collective."""
+        if self.world_size == 1:
+            return number
+        largest = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return float(largest)
+
+    def from_main(self, rows: Tensor) -> Tensor:
+        """Return what rank 0 gives; the others give a tensor like it, which is overwritten. Collective."""
+        if self.world_size > 1:
+            dist.broadcast(rows, 0)
+        return rows
+
 
 def _sum_gradients(bucket: GradBucket) -> torch.futures.Future[Tensor]:
     work = dist.all_reduce(bucket.buffer(), async_op=True)

@@ -84,7 +84,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
         "use_dist_embedding": config.use_dist_embedding,
         "embedding_dim": config.embedding_dim,
         "embedding_name": "node_embedding",
-        "use_dist_tensor": config.use_dist_tensor,
+        "use_dist_tensor": config.use_dist_tensor or config.mode == "full",
     }
     sizes = (in_channels, config.hidden_channels, dataset.num_classes, config.num_layers)
     if config.model == "gin":
@@ -116,7 +116,7 @@ class Trial:
 
     Args:
         config: The run's options.
-        dataset: The data.
+        dataset: The data; with ``mode="full"`` what :func:`distgnn.train.part.own_part` made of it.
         session: The ranks that train together.
         seed: Seed of this trial.
         split: On a graph data set, positions of the graphs of ``"train"``, ``"test"`` and perhaps ``"val"``. A node
@@ -139,9 +139,9 @@ class Trial:
         self.model = make_model(config, dataset)
         self._session = session
         self._epochs = config.epochs
-        self._data = _Graphs(config, dataset, session, split, seed) if split else _Nodes(dataset, session)
-        # Every rank normalizes over all graphs of a batch; of a node data set every rank has all nodes.
-        self._wrapped = session.wrap(self.model, sync_batch_norm=split is not None)
+        self._data = _steps(config, dataset, session, split, seed)
+        # Where ranks have different rows they normalize over all of them.
+        self._wrapped = session.wrap(self.model, sync_batch_norm=split is not None or config.mode == "full")
         weight_decay = config.weight_decay if config.weight_decay is not None else 0.0 if split else 5e-4
         self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=weight_decay)
         # The paper halves the rate every 50 epochs; a node data set, one batch an epoch, keeps it.
@@ -189,7 +189,7 @@ class Trial:
             losses += float(loss.detach()) * step.targets
             hits += int((scores.argmax(dim=-1) == labels).sum())
             targets += labels.numel()
-            rows += step.data.num_nodes
+            rows += step.rows
         losses, hits, targets, rows = self._session.sum([losses, hits, targets, rows])
         return losses / targets, hits / targets, rows
 
@@ -217,6 +217,7 @@ class Trial:
             edge_ids=data.get("e_id"),
             batch=data.batch,
             batch_size=None if data.batch is None else data.num_graphs,
+            halo=data.get("halo"),
         )
         return scores
 
@@ -229,11 +230,13 @@ class _Step:
         data: What the model is given.
         mine: Which of its outputs this rank answers for: a slice or positions.
         targets: Number of labels in the whole batch, over all ranks.
+        rows: Number of nodes that the model computes outputs of, here.
     """
 
     data: Data
     mine: Tensor | slice
     targets: int
+    rows: int
 
 
 class _Graphs:
@@ -262,7 +265,8 @@ class _Graphs:
         for batch in torch.split(positions, self._batch_size if part == "train" else _EVALUATION_BATCH):
             mine = batch[self._session.rank :: self._session.world_size].tolist()
             graphs = [self._graphs[position] for position in mine] or [self._empty()]
-            yield _Step(Batch.from_data_list(graphs), slice(len(mine)), len(batch))
+            data = Batch.from_data_list(graphs)
+            yield _Step(data, slice(len(mine)), len(batch), data.num_nodes)
 
     def _empty(self) -> Data:
         return self._graphs[0].subgraph(torch.empty(0, dtype=torch.int64))
@@ -282,4 +286,33 @@ class _Nodes:
     def steps(self, part: str) -> Iterator[_Step]:
         """Yield the graph once."""
         nodes = self._graph[f"{part}_mask"].nonzero().flatten()
-        yield _Step(self._graph, nodes[self._session.rank :: self._session.world_size], len(nodes))
+        mine = nodes[self._session.rank :: self._session.world_size]
+        yield _Step(self._graph, mine, len(nodes), self._graph.num_nodes)
+
+
+class _Part:
+    """This rank's part of one graph, with a label a node. It answers for the labels of its own nodes."""
+
+    parts = ("val", "test")
+
+    def __init__(self, dataset: LoadedDataset, session: Session) -> None:
+        self._part = dataset.graph
+        self._mine = {part: self._part[f"{part}_mask"].nonzero().flatten() for part in ("train", *self.parts)}
+        counts = session.sum([len(nodes) for nodes in self._mine.values()])
+        self._targets = dict(zip(self._mine, map(int, counts), strict=True))
+
+    def steps(self, part: str) -> Iterator[_Step]:
+        """Yield the part once."""
+        yield _Step(self._part, self._mine[part], self._targets[part], self._part.halo.own.numel())
+
+
+def _steps(
+    config: TrainConfig,
+    dataset: LoadedDataset,
+    session: Session,
+    split: Mapping[str, Sequence[int]] | None,
+    seed: int,
+) -> _Graphs | _Nodes | _Part:
+    if split:
+        return _Graphs(config, dataset, session, split, seed)
+    return _Part(dataset, session) if config.mode == "full" else _Nodes(dataset, session)

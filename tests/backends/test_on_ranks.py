@@ -21,6 +21,7 @@ def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> 
 @pytest.mark.parametrize(
     "file",
     [
+        "test_halo.py",
         "test_inference.py",
         "test_listens.py",
         "test_sampling.py",

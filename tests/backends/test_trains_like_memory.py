@@ -5,6 +5,7 @@ Every rank trains the reference by itself, on its own in-memory backend.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import distgnn
 from distgnn.data import load_dataset
 from distgnn.train.config import TrainConfig
+from distgnn.train.part import own_part
 from distgnn.train.session import Session
 from distgnn.train.trial import Trial
 
@@ -41,6 +43,8 @@ def train(config: TrainConfig, backend: str) -> tuple[list[float], dict[str, Ten
             else load_dataset(config.dataset, num_nodes=120, num_edges=600)
         )
         split = {"train": list(range(70)), "test": list(range(70, 188))} if dataset.task == "graph" else None
+        if config.mode == "full":
+            dataset = own_part(config, dataset, session, opened)
         trial = Trial(config, dataset, session, 0, split=split)
         losses = [epoch.loss for epoch in trial]
         ends = {}
@@ -56,7 +60,7 @@ def train(config: TrainConfig, backend: str) -> tuple[list[float], dict[str, Ten
 def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     losses, ends = train(config, backend)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    expected_losses, expected_ends = train(config, "memory")
+    expected_losses, expected_ends = train(replace(config, mode=None), "memory")
     assert len(losses) == STEPS
     assert losses[-1] < losses[0]
     assert losses == pytest.approx(expected_losses, rel=1e-5)
@@ -95,6 +99,24 @@ def test_gin_on_all_nodes_of_a_graph_with_dropout(spread: str, monkeypatch: pyte
         hidden_channels=8,
         num_layers=2,
         lr=0.001,
+        use_dist_embedding=True,
+        embedding_dim=6,
+        sparse_lr=0.01,
+    )
+    assert_same_training(config, spread, monkeypatch)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch_norm"])
+def test_gin_on_a_part_of_a_graph_on_each_rank(norm: str, spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        mode="full",
+        epochs=STEPS,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        norm=norm,
         use_dist_embedding=True,
         embedding_dim=6,
         sparse_lr=0.01,

@@ -107,6 +107,23 @@ def test_every_store_of_a_run_is_closed_at_its_end() -> None:
     backend.open_tensor(distgnn.TensorSpec("node_embedding_layer_0", (1,)))
 
 
+def test_one_part_is_the_whole_graph_whether_cut_in_memory_or_loaded(tmp_path: Path) -> None:
+    from distgnn.data import load_dataset
+    from distgnn.graph import partition_graph
+
+    options = {"use_dist_embedding": True, "embedding_dim": 8, "dropout": 0.0, "epochs": 5}
+    partition_graph(load_dataset("CustomLargeGraph", num_nodes=400, num_edges=4000).graph, tmp_path / "cut", 1)
+    runs = [
+        train(**GENERATED, **options)[0],
+        train(**GENERATED, **options, mode="full")[0],
+        train(mode="full", partition=str(tmp_path / "cut"), **options)[0],
+    ]
+    whole, *parts = ([(epoch.loss, epoch.val, epoch.test) for epoch in result.history[0]] for result in runs)
+    for part in parts:
+        assert np.array(part) == pytest.approx(np.array(whole), rel=1e-5)
+    assert runs[2].folder.name.startswith("cut-gin-memory-")
+
+
 def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     from distgnn.data import load_dataset
     from distgnn.train.session import Session
@@ -147,6 +164,10 @@ def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"mode": "full"}, "'MUTAG' has 188 small graphs"),
+        ({"partition": "cut"}, "a partition is for mode='full', not None"),
+        ({"mode": "whole"}, "mode must be one of full, not 'whole'"),
+        ({"mode": "full", "partition": "cut", "edges": "e.csv"}, "brings its own graph: leave out edges"),
         ({"out": "/dev/null/runs"}, "cannot be written: .*choose another --out"),
         (GENERATED, "has no node features: learn them with use_dist_embedding"),
         ({**GENERATED, "use_dist_embedding": True}, "use_dist_embedding and an embedding_dim"),

@@ -20,6 +20,7 @@ from distgnn.nn.conv.gin_conv_distributed import (
     edge_inputs,
     set_num_embeddings,
 )
+from distgnn.nn.norms import graph_norm
 from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures, default_name
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch_geometric.nn.aggr import Aggregation
     from torch_geometric.typing import Adj
 
+    from distgnn.nn.halo import Halo
     from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
 
 
@@ -60,8 +62,8 @@ class DistributedGIN(Module):
         embedding_dim (int, optional): Its width. (default: ``in_channels``)
         embedding_name (str, optional): Name of its store; models of one name share it. (default: a new name)
         embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.01`)
-        use_dist_tensor (bool, optional): Keep each layer's output in a tensor store, at the rows ``node_ids``.
-            (default: :obj:`False`)
+        use_dist_tensor (bool, optional): Keep each layer's output in a tensor store, at the rows ``node_ids``; over
+            parts of a graph, at those of its ``halo``, through which parts exchange rows. (default: :obj:`False`)
         backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
             is needed)
         **kwargs (optional): Additional arguments of the layers.
@@ -183,8 +185,14 @@ class DistributedGIN(Module):
         edge_ids: Tensor | None = None,
         batch: Tensor | None = None,
         batch_size: int | None = None,
+        halo: Halo | None = None,
     ) -> Tensor:
         """Compute node outputs, or graph outputs when ``batch`` is given.
+
+        With ``halo`` the nodes are those of one part of a graph and, behind them, those of its halo; every rank calls
+        with its part. Between layers the halo's rows come from their owners, and in backward their gradients go back,
+        so that outputs and gradients are those of the whole graph. Made by :func:`distgnn.graph.cut_part` and
+        :func:`distgnn.graph.load_part`.
 
         Args:
             x: Node features ``[N, in_channels]``, or None with stored node embeddings.
@@ -195,9 +203,11 @@ class DistributedGIN(Module):
             edge_ids: ``[E]``, the rows of the edges in the store of edge embeddings; by default as they stand.
             batch: ``[N]``, the graph that each node belongs to.
             batch_size: Number of graphs; by default the largest of ``batch`` plus 1.
+            halo: Where the nodes are in the stores of layer outputs; needs ``use_dist_tensor``.
 
         Returns:
-            ``[N, out_channels]``, or ``[batch_size, out_channels]`` with ``batch``.
+            ``[N, out_channels]``, or ``[batch_size, out_channels]`` with ``batch``; with ``halo`` the rows of the
+            part's own nodes alone.
 
         Raises:
             GraphInputError: The inputs do not fit the model or each other.
@@ -210,14 +220,15 @@ class DistributedGIN(Module):
         _check_edge_index(edge_index, self._count_nodes(x, node_ids))
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
+        if halo is not None:
+            self._check_halo(halo, h, edge_index, node_ids, edge_ids, batch)
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
-        layers = [h]
+        layers = [h if halo is None else h[: halo.own.numel()]]
         for index in range(self.num_layers):
-            h = self._run_layer(index, h, edge_index, edge_attr, batch, batch_size)
-            if self.activations:
-                h = self._publish(index, h, node_ids)
-            layers.append(h)
+            inputs = h if halo is None else (h, layers[-1])
+            layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
+            h = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
 
         if self.heads is not None and batch is not None:
             layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
@@ -309,12 +320,53 @@ class DistributedGIN(Module):
     def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:  # noqa: ARG002
         return None
 
-    def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None) -> Tensor:
+    def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None, halo: Halo | None) -> Tensor:
+        if halo is not None and layer < self.num_layers - 1:
+            extended: Tensor = self.activations[layer].extend(h, halo)  # type: ignore[operator]
+            return extended
         known = self._num_nodes if self.node_features is None else self.node_features.embedding.num_embeddings
         ids = torch.arange(h.size(-2), device=h.device) if node_ids is None else node_ids
         num_rows = known or (int(ids.max()) + 1 if ids.numel() else 1)
+        if halo is not None:
+            ids, num_rows = halo.own, halo.num_rows
         published: Tensor = self.activations[layer](h, ids, num_rows)
         return published
+
+    def _check_halo(
+        self,
+        halo: Halo,
+        h: Tensor,
+        edge_index: Adj,
+        node_ids: Tensor | None,
+        edge_ids: Tensor | None,
+        batch: Tensor | None,
+    ) -> None:
+        if not self.activations:
+            raise GraphInputError(
+                "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
+            )
+        if batch is not None:
+            raise GraphInputError("batch= is for graphs that a rank has whole, halo= for one in parts: leave one out")
+        own, remote = halo.own.numel(), halo.remote.numel()
+        if h.size(0) != own + remote:
+            raise GraphInputError(
+                f"{h.size(0)} rows of nodes for a part of {own} nodes and a halo of {remote}: both are given, the "
+                "halo's behind"
+            )
+        last = int(edge_index[1].max()) if isinstance(edge_index, Tensor) and edge_index.numel() else -1
+        if last >= own:
+            raise GraphInputError(f"an edge ends in node {last}, and the part's own nodes end at {own - 1}")
+        for name, features, ids in (
+            ("node_ids", self.node_features, node_ids),
+            ("edge_ids", self._edge_features(), edge_ids),
+        ):
+            if features is not None and ids is None:
+                raise GraphInputError(f"the embeddings of a part are not numbered as they stand: pass {name}")
+        norm = None if halo.is_whole_graph else graph_norm(self.named_modules())
+        if norm is not None:
+            raise GraphInputError(
+                f"{norm}, and a rank has one part of them: use norm='batch_norm' or LayerNorm(mode='node')"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, num_layers={self.num_layers})"

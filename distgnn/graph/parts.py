@@ -1,0 +1,154 @@
+"""The part of a graph that a rank trains on, in the form of a batch of PyG's loaders."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch_geometric.data import Data
+
+from distgnn.errors import ConfigError, RowsError
+from distgnn.graph.partition import check_graph, in_edges, rows_of
+from distgnn.graph.partition_reader import open_partition, read_manifest
+from distgnn.nn.halo import Halo
+from distgnn.nn.stored import default_name
+from distgnn.protocols import SupportsRanks
+from distgnn.registry import get_backend
+from distgnn.specs import PartitionBook, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.protocols import Backend
+
+
+def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
+    """Take one part out of a graph that is in memory.
+
+    Args:
+        graph: ``edge_index`` and the number of nodes; tensors with a row for every node or edge are its features.
+        parts: ``[N]``, the part of each node, as from :func:`~distgnn.graph.assignment.assign_nodes`.
+        part: Which part, from 0: this rank's.
+        num_parts: How many; some may be empty.
+
+    Returns:
+        The part, with its own n nodes first and behind them its halo, the h nodes of other parts that its edges come
+        from: ``x`` ``[n + h, F]``, ``edge_index`` ``[2, e]``, whose edges end in own nodes, ``n_id`` ``[n + h]`` and
+        ``e_id`` ``[e]``, the ids of nodes and edges in ``graph``, features of edges ``[e, ...]``, and ``halo``, which
+        models take. Other features of nodes, as ``y`` and masks, are those of its own, ``[n, ...]``.
+
+    Raises:
+        DataFormatError: The graph has no nodes, or edges that end outside it.
+        RowsError: ``parts`` is not the part of each node.
+        ConfigError: There is no such part.
+    """
+    check_graph(graph)
+    if parts.shape != (graph.num_nodes,) or not 0 <= int(parts.min()) <= int(parts.max()) < num_parts:
+        raise RowsError(f"parts must be [{graph.num_nodes}], the part from 0 to {num_parts - 1} of each node")
+    if not 0 <= part < num_parts:
+        raise ConfigError(f"there are parts 0 to {num_parts - 1}, not {part}")
+    nodes = parts.argsort(stable=True)
+    new = torch.empty_like(nodes)
+    new[nodes] = torch.arange(nodes.numel())
+    book = PartitionBook((0, *parts.bincount(minlength=num_parts).cumsum(0).tolist()))
+    first, last = book.bounds[part : part + 2]
+    sources, positions, edge_ids = in_edges(graph.edge_index, parts, new, part, first)
+    remote = torch.unique(sources[(sources < first) | (sources >= last)])
+    features, _ = rows_of(graph)
+    own = {name: rows[nodes[first:last]] for name, rows in features["nodes"].items()}
+    if "x" in own:
+        own["x"] = torch.cat([own["x"], features["nodes"]["x"][nodes[remote]]])
+    return _as_data(
+        torch.stack([sources, positions]),
+        remote,
+        book,
+        part,
+        torch.cat([nodes[first:last], nodes[remote]]),
+        edge_ids,
+        own | {name: rows[edge_ids] for name, rows in features["edges"].items()},
+    )
+
+
+def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
+    """Load this rank's part of what :func:`~distgnn.graph.partition_graph` wrote; collective.
+
+    No other part's files are read: the rows ``x`` of halo nodes come from the ranks that own them.
+
+    Args:
+        folder: The partition's folder, of as many parts as there are ranks.
+        backend: Whose ranks they are; by default the one in use.
+
+    Returns:
+        As :func:`cut_part`, with the user's ids in ``n_id`` and ``e_id``.
+
+    Raises:
+        DatasetNotFoundError: The folder is no partition, or a file of the part is missing.
+        DataFormatError: A file was cut off or changed.
+        ConfigError: There are more parts than ranks, or fewer.
+    """
+    backend = backend or get_backend()
+    rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+    num_parts = len(read_manifest(Path(folder))["node_bounds"].bounds) - 1
+    if num_parts != world_size:
+        raise ConfigError(
+            f"{folder} has {num_parts} parts, and backend {backend.name!r} has {world_size} ranks: start one rank a "
+            "part, or partition the graph anew"
+        )
+    found = open_partition(folder, rank)
+    edge_index = found.edge_index
+    edge_index[1] -= found.nodes.bounds[rank]
+    data = _as_data(
+        edge_index,
+        found.halo,
+        found.nodes,
+        rank,
+        torch.cat([found.node_ids, found.halo_ids]),
+        found.edge_ids,
+        found.node_features | found.edge_features,
+    )
+    if data.x is not None:
+        spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype)
+        with closing(backend.open_tensor(spec)) as store:
+            store.write(data.halo.own, data.x)
+            data.x = torch.cat([data.x, store.read(data.halo.remote)])
+    return data
+
+
+def _as_data(
+    edges: Tensor,
+    remote: Tensor,
+    book: PartitionBook,
+    part: int,
+    node_ids: Tensor,
+    edge_ids: Tensor,
+    features: dict[str, Tensor],
+) -> Data:
+    """Number a part's nodes as they stand.
+
+    Args:
+        edges: ``[2, e]``, the new ids of sources above destinations counted from the part's first.
+        remote: ``[h]``, the new ids of halo nodes, ascending.
+        book: Which part owns which new ids.
+        part: Which part.
+        node_ids: ``[n + h]``, the user's ids of own and halo nodes.
+        edge_ids: ``[e]``, the user's ids of edges.
+        features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
+    """
+    first, last = book.bounds[part : part + 2]
+    sources, positions = edges
+    inner = (sources >= first) & (sources < last)
+    local = torch.where(inner, sources - first, torch.searchsorted(remote, sources) + last - first)
+    # Parts of equal height, so that in a store that is spread evenly each rank holds the rows of its own nodes.
+    height = max(stop - start for start, stop in pairwise(book.bounds))
+    bounds = torch.tensor(book.bounds)
+    owners = torch.searchsorted(bounds, remote, right=True) - 1
+    halo = Halo(
+        own=torch.arange(last - first) + part * height,
+        remote=owners * height + remote - bounds[owners],
+        num_rows=height * (len(book.bounds) - 1),
+    )
+    named = {"n_id": node_ids, "e_id": edge_ids, "edge_index": torch.stack([local, positions]), "halo": halo}
+    return Data(num_nodes=node_ids.numel(), **(features | named))

@@ -1,0 +1,69 @@
+"""The part of a node data set that a rank trains on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from distgnn.data import LoadedDataset
+from distgnn.errors import ConfigError
+from distgnn.graph import cut_part, load_part
+from distgnn.graph.assignment import assign_nodes
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+    from distgnn.protocols import Backend
+    from distgnn.train.config import TrainConfig
+    from distgnn.train.session import Session
+
+
+def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Session, backend: Backend) -> LoadedDataset:
+    """Make a data set whose graph is this rank's part; its sizes stay those of the whole. Collective.
+
+    Args:
+        config: Where the partition is, if it is in files.
+        dataset: The whole data set, or None with a partition in files.
+        session: The ranks, one for each part.
+        backend: Whose ranks they are.
+
+    Raises:
+        ConfigError: The nodes have no labels or no masks, or there are more parts than ranks, or fewer.
+        DataError: The partition cannot be read.
+    """
+    if dataset is None:
+        return _from_folder(Path(config.partition or ""), session, backend)
+    graph = dataset.graph
+    _check_labels(graph, f"data set {dataset.name!r}")
+    parts = torch.zeros(dataset.num_nodes, dtype=torch.int32)
+    if session.is_main:  # alone: METIS may give others elsewhere
+        method = "hash" if find_spec("pymetis") is None else "metis"
+        parts = assign_nodes(graph.edge_index, dataset.num_nodes, session.world_size, method=method, seed=config.seed)
+    part = cut_part(graph, session.from_main(parts), session.rank, session.world_size)
+    return replace(dataset, graphs=[part])
+
+
+def _from_folder(folder: Path, session: Session, backend: Backend) -> LoadedDataset:
+    part = load_part(folder, backend=backend)
+    _check_labels(part, f"partition {folder}")
+    own, num_edges = session.sum([part.halo.own.numel(), part.e_id.numel()])
+    return LoadedDataset(
+        name=folder.name,
+        task="node",
+        graphs=[part],
+        num_features=part.num_features,
+        num_classes=int(session.max(int(part.y.max()) if part.y.numel() else -1)) + 1,
+        num_nodes=int(own),
+        num_edges=int(num_edges),
+        edge_dim=part.num_edge_features,
+    )
+
+
+def _check_labels(graph: Data, name: str) -> None:
+    missing = [key for key in ("y", "train_mask", "val_mask", "test_mask") if graph.get(key) is None]
+    if missing:
+        raise ConfigError(f"{name} has no {', '.join(missing)} to train on: give a label file")

@@ -1,0 +1,351 @@
+"""Training over the parts of a graph equals training on the whole, at whatever world size this file is run.
+
+Every rank computes the whole graph by itself on its own in-memory backend, as the reference.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.data import Data
+
+import distgnn
+from distgnn.backends.memory import MemoryBackend
+from distgnn.backends.pyg.backend import PygBackend
+from distgnn.data import load_custom_graph, load_dataset
+from distgnn.graph import cut_part, load_part, partition_graph
+from distgnn.graph.assignment import assign_nodes
+from distgnn.nn import DistributedGIN, DistributedGINE, StoredActivation
+from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
+from distgnn.train.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from distgnn import Backend, EmbeddingStore, TensorSpec
+
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+CLASSES = 7
+
+
+@pytest.fixture(params=["memory", "pyg", "dgl"])
+def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A backend of as many ranks as there are; ``memory`` is one of one."""
+    if request.param == "dgl" and find_spec("dgl") is None:
+        pytest.skip("dgl is not installed here")
+    if request.param == "memory" and RANKS > 1:
+        pytest.skip("memory is a world of its own process")
+    options = {} if request.param == "memory" else {"timeout": 20}
+    with distgnn.use(request.param, **options) as backend:
+        yield backend
+
+
+def random_graph(num_nodes: int, num_edges: int) -> Data:
+    """A directed graph with self loops and, as pairs are drawn again and again, equal edges."""
+    draw = torch.Generator().manual_seed(num_nodes)
+    return Data(
+        x=torch.randn(num_nodes, 5, generator=draw),
+        edge_index=torch.randint(num_nodes, (2, num_edges), generator=draw),
+        edge_attr=torch.randn(num_edges, 2, generator=draw),
+        y=torch.randint(CLASSES, (num_nodes,), generator=draw),
+        train_mask=torch.rand(num_nodes, generator=draw) < 0.6,
+    )
+
+
+def hashed(graph: Data) -> Tensor:
+    return assign_nodes(graph.edge_index, graph.num_nodes, RANKS, method="hash")
+
+
+def metis(graph: Data) -> Tensor:
+    pytest.importorskip("pymetis", reason="pymetis is not installed here")
+    return assign_nodes(graph.edge_index, graph.num_nodes, RANKS, method="metis")
+
+
+def one_empty(graph: Data) -> Tensor:
+    """The last rank has no nodes, unless it is alone."""
+    return torch.arange(graph.num_nodes) % max(1, RANKS - 1)
+
+
+def one_without_halo(graph: Data) -> Tensor:
+    """No edge ends in the nodes of rank 0, but from each other."""
+    parts = torch.arange(graph.num_nodes) % RANKS
+    sources, destinations = graph.edge_index
+    kept = (parts[destinations] > 0) | (parts[sources] == 0)
+    graph.edge_index, graph.edge_attr = graph.edge_index[:, kept], graph.edge_attr[kept]
+    return parts
+
+
+def assert_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = 1e-5) -> None:
+    """Compare to within the tolerance, relative to the largest element of a tensor where that is above 1."""
+    for found, wanted in zip(tensors, expected, strict=True):
+        scale = max(1.0, float(wanted.detach().abs().max())) if wanted.numel() else 1.0
+        torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * scale)
+
+
+def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> DistributedGIN:
+    torch.manual_seed(0)
+    sizes = (graph.num_features, 8, CLASSES, 3)
+    options |= {"use_dist_tensor": True, "backend": backend, "train_eps": True}
+    if kind != "GIN alone":
+        options |= {"use_dist_embedding": True, "embedding_dim": 4, "embedding_name": "nodes", "embedding_std": 0.5}
+    if kind == "GINE":
+        model: DistributedGIN = DistributedGINE(
+            *sizes,
+            edge_dim=2,
+            use_dist_edge_embedding=True,
+            edge_embedding_dim=3,
+            edge_embedding_name="edges",
+            **options,
+        )
+        model.set_num_embeddings(num_edges=graph.num_edges)
+    else:
+        model = DistributedGIN(*sizes, **options)
+    model.set_num_embeddings(num_nodes=graph.num_nodes)
+    return model
+
+
+def forward(model: Callable[..., Tensor], data: Data, x: Tensor | None = None) -> Tensor:
+    """Compute the outputs of a part, or of a whole graph."""
+    options = {"node_ids": data.get("n_id"), "edge_ids": data.get("e_id"), "halo": data.get("halo")}
+    return model(data.x if x is None else x, data.edge_index, data.edge_attr, **options)
+
+
+def loss_of(out: Tensor, data: Data, targets: int) -> Tensor:
+    mask = data.train_mask
+    return cross_entropy(out[mask], data.y[mask], reduction="sum") / targets
+
+
+class Training:
+    """A few steps of a model on a part, or on a whole graph."""
+
+    def __init__(self, kind: str, graph: Data, data: Data, backend: Backend, rule: str) -> None:
+        self.data, self.targets = data, int(graph.train_mask.sum())
+        self.session = Session(backend)
+        self.model = make_model(kind, graph, backend).to(graph.x.dtype)
+        self.wrapped = self.session.wrap(self.model, sync_batch_norm=True)
+        adam = rule == "adam"
+        dense = torch.optim.Adam if adam else torch.optim.SGD
+        self.dense: torch.optim.Optimizer = dense(self.model.parameters(), lr=0.01 if adam else 0.02)
+        self.sparse: SparseOptimizer | None = None
+        if kind != "GIN alone":
+            self.sparse = SparseAdam(self.model, lr=0.01) if adam else SparseSGD(self.model, lr=0.02)
+
+    def step(self) -> tuple[Tensor, float, list[Tensor]]:
+        """Train one step, and return this rank's outputs, the loss over all ranks and the gradients of weights."""
+        self.dense.zero_grad()
+        out = forward(self.wrapped, self.data)
+        loss = loss_of(out, self.data, self.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad.clone() for weight in self.model.parameters() if weight.grad is not None]
+        self.dense.step()
+        if self.sparse is not None:
+            self.sparse.step()
+        return out.detach(), self.session.sum([float(loss.detach())])[0], gradients
+
+    def tables(self) -> list[Tensor]:
+        stores: list[EmbeddingStore | None] = [
+            features.embedding.open_store()
+            for features in (self.model.node_features, getattr(self.model, "edge_features", None))
+            if features is not None
+        ]
+        return [store.lookup(torch.arange(store.num_embeddings)) for store in stores if store is not None]
+
+
+def assert_trains_alike(
+    kind: str,
+    graph: Data,
+    part: Data,
+    backend: Backend,
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int = 4,
+) -> None:
+    ours = Training(kind, graph, part, backend, rule)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    whole = Data(**{**graph.to_dict(), "n_id": torch.arange(graph.num_nodes), "e_id": torch.arange(graph.num_edges)})
+    theirs = Training(kind, graph, whole, MemoryBackend(), rule)
+    for _ in range(steps):
+        (out, loss, gradients), (all_out, all_loss, all_gradients) = ours.step(), theirs.step()
+        assert_close([out], [all_out[part.n_id[: len(out)]]])
+        assert loss == pytest.approx(all_loss, rel=1e-5)
+        assert_close(gradients, all_gradients)
+    assert_close(ours.tables(), theirs.tables())
+    assert_close(list(ours.model.parameters()), list(theirs.model.parameters()))
+    ours.model.close()
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("GIN alone", "sgd"), ("GIN", "adam"), ("GINE", "sgd"), ("GINE", "adam")])
+def test_training_over_parts_equals_training_on_the_whole_graph(
+    kind: str, rule: str, opened: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = random_graph(70, 400)
+    part = cut_part(graph, metis(graph), RANK, RANKS)
+    assert_trains_alike(kind, graph, part, opened, rule, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "num_edges", "assign"),
+    [
+        (40, 300, one_empty),
+        (40, 300, one_without_halo),
+        pytest.param(60, 40, hashed, id="most nodes have no in-edges"),
+        pytest.param(3, 9, hashed, id="fewer nodes than ranks"),
+    ],
+)
+def test_it_does_for_every_shape_of_part(
+    num_nodes: int,
+    num_edges: int,
+    assign: Callable[[Data], Tensor],
+    opened: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = random_graph(num_nodes, num_edges)
+    part = cut_part(graph, assign(graph), RANK, RANKS)
+    assert_trains_alike("GINE", graph, part, opened, "sgd", monkeypatch)
+
+
+def test_a_part_from_a_folder_is_the_part_that_is_cut_in_memory(opened: Backend, tmp_path: Path) -> None:
+    graph = random_graph(50, 300)
+    partition_graph(graph, tmp_path / "cut", RANKS, method="hash")
+    loaded, cut = load_part(tmp_path / "cut"), cut_part(graph, hashed(graph), RANK, RANKS)
+    assert sorted(loaded.keys()) == sorted(cut.keys())
+    for name in set(cut.keys()) - {"halo", "num_nodes"}:
+        assert torch.equal(loaded[name], cut[name]), name
+    assert torch.equal(loaded.x, graph.x[loaded.n_id])
+    assert torch.equal(loaded.halo.own, cut.halo.own)
+    assert torch.equal(loaded.halo.remote, cut.halo.remote)
+    assert loaded.halo.num_rows == cut.halo.num_rows
+
+
+@pytest.mark.parametrize("name", ["Cora", "musae_git"])
+def test_it_does_on_graphs_that_are_published(
+    name: str, opened: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.environ.get("DISTGNN_DATA", "")) / name
+    if not os.environ.get("DISTGNN_DATA") or not folder.is_dir():
+        pytest.skip(f"{name} is not there: set DISTGNN_DATA to a folder that has it")
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path))
+    if name == "Cora":
+        graph = load_dataset(name).graph
+    else:
+        graph = load_custom_graph(folder / "git_edges.csv", labels=folder / "git_target.csv")
+        graph.x = torch.randn(graph.num_nodes, 5, generator=torch.Generator().manual_seed(0))
+    graph.edge_attr = torch.randn(graph.num_edges, 2, generator=torch.Generator().manual_seed(0))
+    # In float64: a node of musae_git has 9,458 neighbors, over which sums of float32 round to less than 5 digits.
+    graph.x, graph.edge_attr = graph.x.double(), graph.edge_attr.double()
+    part = cut_part(graph, metis(graph), RANK, RANKS)
+    assert_trains_alike("GINE", graph, part, opened, "adam", monkeypatch, steps=2)
+
+
+def gradients_of(loss: Tensor, model: DistributedGIN) -> list[Tensor]:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize("way", ["two forwards", "checkpoint", "evaluation between", "backward twice"])
+def test_layer_stores_may_be_used_again_before_a_backward(way: str, opened: Backend) -> None:
+    graph = random_graph(40, 200)
+    other = torch.randn(graph.x.shape, generator=torch.Generator().manual_seed(7))
+    part = cut_part(graph, hashed(graph), RANK, RANKS)
+    part_of_other = other[part.n_id]
+    session = Session(opened)
+    model, reference = (make_model("GIN alone", graph, where) for where in (opened, MemoryBackend()))
+    expected = loss_of(forward(reference, graph), graph, 1)
+    if way == "checkpoint":
+        loss = loss_of(checkpoint(lambda x: forward(model, part, x), part.x, use_reentrant=False), part, 1)
+    else:
+        loss = loss_of(forward(model, part), part, 1)
+    if way == "two forwards":
+        loss = loss + loss_of(forward(model, part, part_of_other), part, 1)
+        expected = expected + loss_of(forward(reference, graph, other), graph, 1)
+    elif way == "evaluation between":
+        with torch.no_grad():
+            forward(model.eval(), part, part_of_other)
+    elif way == "backward twice":
+        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        expected = 2 * expected
+    for gradient, whole in zip(gradients_of(loss, model), gradients_of(expected, reference), strict=True):
+        summed = torch.tensor(session.sum(gradient.flatten().tolist())).view_as(gradient).float()
+        assert_close([summed], [whole])
+    model.close()
+
+
+def open_things() -> tuple[int, int]:
+    """Count this process's shared mappings and open files."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    mapped = sum("/memfd:" in line or "/dev/shm" in line for line in maps.splitlines())
+    return mapped, len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_an_exchange_opens_is_closed_also_when_backward_fails(
+    opened: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = random_graph(40, 200)
+    part = cut_part(graph, hashed(graph), RANK, RANKS)
+    model = make_model("GIN alone", graph, opened)
+    made: list[Any] = []
+    open_tensor = opened.open_tensor
+
+    def opening(spec: TensorSpec) -> Any:
+        made.append(open_tensor(spec))
+        return made[-1]
+
+    monkeypatch.setattr(opened, "open_tensor", opening)
+
+    def use(*, fails: bool) -> None:
+        loss = loss_of(forward(model, part), part, 1)
+        kept = [store for store in made if not store.closed]
+        if fails:  # on all ranks alike, while the gradients of a layer are summed
+            with monkeypatch.context() as patch:
+                patch.setattr(type(made[0]), "read", burning)
+                with pytest.raises(RuntimeError, match="the disk is on fire"):
+                    loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+        assert [store for store in made if not store.closed] == kept
+        model.close()
+        assert all(store.closed for store in made)
+
+    use(fails=False)
+    before = open_things()
+    for fails in (False, True, False):
+        use(fails=fails)
+    assert open_things() == before
+
+
+def burning(*_: object) -> Tensor:
+    raise RuntimeError("the disk is on fire")
+
+
+def test_a_layer_moves_the_rows_of_its_halo_and_no_more() -> None:
+    graph = random_graph(4000, 12000)
+    width = 256
+    with distgnn.use("pyg", timeout=20, share_memory=False) as opened:
+        assert isinstance(opened, PygBackend)
+        ranks = opened._ranks
+        assert ranks is not None
+        session = Session(opened)
+        part = cut_part(graph, hashed(graph), RANK, RANKS)
+        layer = StoredActivation(name="layer", backend=opened)
+        rows = torch.randn(part.halo.own.numel(), width, requires_grad=True)
+        (halo_rows,) = session.sum([part.halo.remote.numel()])
+        expected = halo_rows * width * rows.element_size()
+        for _ in range(3):
+            before = ranks.bytes_sent
+            extended = layer.extend(rows, part.halo)
+            forward_bytes, before = ranks.bytes_sent - before, ranks.bytes_sent
+            extended.sum().backward()
+            moved = session.sum([forward_bytes, ranks.bytes_sent - before])
+            print("bytes forward, backward:", *moved, "halo rows * width * element size:", expected)  # noqa: T201
+            if RANKS > 1:
+                assert moved == pytest.approx([expected] * 2, rel=0.05)  # of which ids are 8 / 1024
+        layer.close()
