@@ -14,20 +14,20 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _GRACE = 5.0  # seconds that the other ranks get to end by themselves after one has failed
 
 
-def run_on_ranks(path: str | Path, world_size: int, *, timeout: float = 300.0) -> None:
-    """Run a test file with pytest in ``world_size`` processes at once, as torchrun would start them on one machine.
+def run_on_ranks(path: str | Path | Sequence[str | Path], world_size: int, *, timeout: float = 300.0) -> None:
+    """Run test files with pytest in ``world_size`` processes at once, as torchrun would start them on one machine.
 
-    The file holds subclasses of the suites, as for one process; each process finds its rank in the environment
+    A file holds subclasses of the suites, as for one process; each process finds its rank in the environment
     variables ``RANK`` and ``WORLD_SIZE``. The first failing test ends the run; no process is left behind.
 
     Args:
-        path: The test file.
+        path: The test file, or several.
         world_size: Number of ranks.
         timeout: Seconds after which the run is ended and has failed.
 
@@ -37,7 +37,8 @@ def run_on_ranks(path: str | Path, world_size: int, *, timeout: float = 300.0) -
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", str(path)]
+    files = [path] if isinstance(path, (str, os.PathLike)) else path
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *map(str, files)]
     with ExitStack() as stack:
         outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(world_size)]
         ranks = [

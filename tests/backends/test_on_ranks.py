@@ -17,18 +17,16 @@ def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> 
     run_on_ranks(Path(__file__).with_name(f"test_{spread}_conforms.py"), world_size, timeout=300)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    "file",
+    ("world_size", "files"),
     [
-        "test_halo.py",
-        "test_inference.py",
-        "test_listens.py",
-        "test_sampling.py",
-        "test_stored_embedding.py",
-        "test_trains_like_memory.py",
-        "test_sync_batch_norm.py",
+        (2, ("inference", "listens", "sampling", "stored_embedding", "sync_batch_norm")),
+        (2, ("halo", "trains_like_memory")),
+        (4, ("listens", "sampling", "trains_like_memory")),
+        (4, ("halo",)),
     ],
+    ids=str,
 )
-def test_the_tests_of_one_rank_pass_on_several(file: str, world_size: int) -> None:
-    run_on_ranks(Path(__file__).with_name(file), world_size, timeout=200)
+def test_the_tests_of_one_rank_pass_on_several(files: tuple[str, ...], world_size: int) -> None:
+    run_on_ranks([Path(__file__).with_name(f"test_{file}.py") for file in files], world_size, timeout=380)
