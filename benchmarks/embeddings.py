@@ -149,8 +149,9 @@ def draw(medians: dict[str, Cases], path: Path) -> None:
         names = [name for name in medians if ("hosts" in name) == (machines == "two hosts")]
         for number, name in enumerate(names):
             heights = [case["rows_per_second"] / 1e6 for case in medians[name].values()]
-            positions = np.arange(len(heights)) + 0.2 * (number - (len(names) - 1) / 2)
-            axes.bar_label(axes.bar(positions, heights, 0.19, label=name), fmt="%.2f", fontsize=7)
+            width = 0.84 / len(names)
+            positions = np.arange(len(heights)) + width * (number - (len(names) - 1) / 2)
+            axes.bar_label(axes.bar(positions, heights, 0.95 * width, label=name), fmt="%.2f", fontsize=7)
             axes.set_xticks(np.arange(len(heights)), list(medians[name]))
         axes.set_ylabel("million rows a second a rank")
         axes.set_title(f"Lookup + Adam update, {COLUMNS} columns, {machines}")

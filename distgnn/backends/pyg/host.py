@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
-_OFFSET = struct.Struct("<q")
+_RANK = struct.Struct("<q")
 
 
 class Host:
@@ -76,16 +76,18 @@ class Host:
             grown = [_allocated(2 * ends[-1])]
             self._own[turn] = _mapped(os.dup(grown[0]))
         places = iter(ends)
-        for member, part in zip(self.members, outgoing, strict=True):
-            spans = [(next(places), piece.numel()) for piece in part]
-            if member == self._rank:
-                continue
-            for (start, length), piece in zip(spans, part, strict=True):
-                self._own[turn][start : start + length] = piece
-            message = struct.pack(f"<q{2 * len(spans)}q", len(spans), *chain.from_iterable(spans))
-            socket.send_fds(self._peers[member], [message], grown)
-        for descriptor in grown:
-            os.close(descriptor)
+        try:
+            for member, part in zip(self.members, outgoing, strict=True):
+                spans = [(next(places), piece.numel()) for piece in part]
+                if member == self._rank:
+                    continue
+                for (start, length), piece in zip(spans, part, strict=True):
+                    self._own[turn][start : start + length] = piece
+                message = struct.pack(f"<q{2 * len(spans)}q", len(spans), *chain.from_iterable(spans))
+                socket.send_fds(self._peers[member], [message], grown)
+        finally:
+            for descriptor in grown:
+                os.close(descriptor)
         return [
             outgoing[number] if member == self._rank else self._pieces(member, turn)
             for number, member in enumerate(self.members)
@@ -157,7 +159,7 @@ class Host:
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 connection.settimeout(timeout)
                 connection.connect("\0" + names[peer][1])
-                connection.send(_OFFSET.pack(self._rank))
+                connection.send(_RANK.pack(self._rank))
                 self._peers[peer] = connection
             while len(self._peers) < len(self.members) - 1:
                 connection, _ = listener.accept()
@@ -166,7 +168,7 @@ class Host:
                     connection.close()
                     continue
                 connection.settimeout(timeout)
-                self._peers[_OFFSET.unpack(connection.recv(_OFFSET.size))[0]] = connection
+                self._peers[_RANK.unpack(connection.recv(_RANK.size))[0]] = connection
 
 
 def _name_of_host() -> str:
