@@ -110,6 +110,13 @@ class Job:
             late = {rank: self.errors(rank)[-2000:] for rank, one in self._processes.items() if one.poll() is None}
             pytest.fail(f"after {timeout:g} s ranks {list(late)} still run: {late}")
 
+    def assert_lost(self, survivors: tuple[int, ...], *, within: float, text: str) -> None:
+        """Make sure that the survivors end by PeerLostError with ``text``, in which ``{rank}`` is theirs."""
+        assert self.codes(*survivors, timeout=within) == [1] * len(survivors), self.errors(survivors[0])
+        for rank in survivors:
+            assert self.last_error(rank).startswith(f"PeerLostError: {text.format(rank=rank)}"), self.errors(rank)
+            assert "closed in 0." in self.output(rank), "close() must not wait for who is gone"
+
     def stop(self) -> None:
         """Kill what still runs."""
         for process in self._processes.values():

@@ -83,6 +83,7 @@ class Host:
                     continue
                 for (start, length), piece in zip(spans, part, strict=True):
                     self._own[turn][start : start + length] = piece
+                # A count comes first, for a message of nothing would read as the end of the connection.
                 message = struct.pack(f"<q{2 * len(spans)}q", len(spans), *chain.from_iterable(spans))
                 socket.send_fds(self._peers[member], [message], grown)
         finally:

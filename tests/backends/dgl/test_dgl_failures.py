@@ -24,14 +24,6 @@ def server_of(job: Job) -> psutil.Process:
     return server
 
 
-def assert_lost(job: Job, survivors: tuple[int, ...], *, within: float, text: str) -> None:
-    """Make sure that the survivors end by PeerLostError with ``text``, in which ``{rank}`` is theirs."""
-    assert job.codes(*survivors, timeout=within) == [1] * len(survivors), job.errors(survivors[0])
-    for rank in survivors:
-        assert job.last_error(rank).startswith(f"PeerLostError: {text.format(rank=rank)}"), job.errors(rank)
-        assert "closed in 0." in job.output(rank), "close() must not wait for who is gone"
-
-
 def assert_nothing_left(server: psutil.Process, name: str) -> None:
     """Make sure that a server ends by itself, and that its job has no names in shared memory."""
     psutil.wait_procs([server], timeout=5)
@@ -47,11 +39,11 @@ def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job:
         job.wait_for("working")
         servers[killed] = server_of(job), server_of(job).cmdline()[-1]
         job.send(killed, signal.SIGKILL)
-    assert_lost(
-        jobs[2], (0, 1), within=8, text="rank 2 is gone, noticed by rank {rank} in lookup of embedding store 'words'"
+    jobs[2].assert_lost(
+        (0, 1), within=8, text="rank 2 is gone, noticed by rank {rank} in lookup of embedding store 'words'"
     )
     text = "rank 0 is gone, noticed by rank {rank} in apply_gradients of embedding store 'words'" + GO_ON
-    assert_lost(jobs[0], (1,), within=8, text=text)
+    jobs[0].assert_lost((1,), within=8, text=text)
     for server, name in servers.values():
         assert_nothing_left(server, name)
 
@@ -62,7 +54,7 @@ def test_a_killed_server_is_named_by_all_ranks_long_before_the_timeout(start_job
     server, name = server_of(job), server_of(job).cmdline()[-1]
     server.kill()
     text = "the DGL server that rank 0 started is gone, noticed by rank {rank} in apply_gradients of embedding store"
-    assert_lost(job, (0, 1), within=8, text=text)
+    job.assert_lost((0, 1), within=8, text=text)
     assert_nothing_left(server, name)
 
 
@@ -73,9 +65,9 @@ def test_a_stopped_rank_or_server_is_named_after_the_timeout(start_job: StartJob
     rank.send(1, signal.SIGSTOP)
     stopped = server_of(server)
     stopped.suspend()
-    assert_lost(rank, (0,), within=15, text="rank 1 is silent for 4 s, noticed by rank 0 in apply_gradients of")
+    rank.assert_lost((0,), within=15, text="rank 1 is silent for 4 s, noticed by rank 0 in apply_gradients of")
     text = "the DGL server that rank 0 started is silent for 4 s, noticed by rank {rank} in apply_gradients of"
-    assert_lost(server, (0, 1), within=20, text=text)
+    server.assert_lost((0, 1), within=20, text=text)
     psutil.wait_procs([stopped], timeout=5)
     assert not stopped.is_running()
 
@@ -96,7 +88,7 @@ def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) 
 def test_a_late_rank_and_its_peers_read_that_it_was_late(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late_update", "1", world_size=2)
     text = "rank 1 is silent for 1 s, noticed by rank {rank} in apply_gradients of embedding store 'words'"
-    assert_lost(job, (0, 1), within=40, text=text)
+    job.assert_lost((0, 1), within=40, text=text)
 
 
 def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(start_job: StartJob) -> None:
@@ -116,7 +108,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
 
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "bad_update", "10", world_size=2)
-    assert_lost(job, (0,), within=40, text="rank 1 is gone, noticed by rank {rank} in apply_gradients of embedding")
+    job.assert_lost((0,), within=40, text="rank 1 is gone, noticed by rank {rank} in apply_gradients of embedding")
     assert job.codes(1, timeout=1) == [1]
     assert job.last_error(1).startswith("EmbeddingSizeError: embedding store 'words': id 1000 is beyond its 1000 rows")
 

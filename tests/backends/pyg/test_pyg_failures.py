@@ -11,17 +11,9 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is there
 
 if TYPE_CHECKING:
-    from tests.backends.conftest import Job, StartJob
+    from tests.backends.conftest import StartJob
 
 SCRIPT = ("failing_rank.py", "pyg")
-
-
-def assert_lost(job: Job, survivors: tuple[int, ...], *, within: float, text: str) -> None:
-    """Make sure that the survivors end by PeerLostError with ``text``, in which ``{rank}`` is theirs."""
-    assert job.codes(*survivors, timeout=within) == [1] * len(survivors)
-    for rank in survivors:
-        assert job.last_error(rank).startswith(f"PeerLostError: {text.format(rank=rank)}")
-        assert "closed in 0." in job.output(rank), "close() must not wait for who is gone"
 
 
 @pytest.mark.parametrize("share_memory", [True, False])
@@ -33,9 +25,9 @@ def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job:
         job.wait_for("working")
         job.send(killed, signal.SIGKILL)
     text = "rank 2 is gone, noticed by rank {rank} in lookup of embedding store 'words'; the job cannot go on"
-    assert_lost(lookups, (0, 1), within=8, text=text)
+    lookups.assert_lost((0, 1), within=8, text=text)
     text = "rank 0 is gone, noticed by rank {rank} in apply_gradients of embedding store 'words'; the job cannot go on"
-    assert_lost(updates, (1, 2), within=8, text=text)
+    updates.assert_lost((1, 2), within=8, text=text)
 
 
 def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meeting_point(start_job: StartJob) -> None:
@@ -45,13 +37,13 @@ def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meetin
         job.send(stopped, signal.SIGSTOP)
     for stopped, job in jobs.items():
         text = f"rank {stopped} is silent for 4 s, noticed by rank {{rank}} in lookup of embedding store 'words'"
-        assert_lost(job, (0, 1) if stopped else (1,), within=15, text=text)
+        job.assert_lost((0, 1) if stopped else (1,), within=15, text=text)
 
 
 def test_a_late_rank_accuses_no_other(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late", "1", world_size=2)
     text = "no rank is gone, but a connection broke or a rank was silent for too long, noticed by rank {rank} in lookup"
-    assert_lost(job, (0, 1), within=20, text=text)
+    job.assert_lost((0, 1), within=20, text=text)
 
 
 def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(start_job: StartJob) -> None:
@@ -71,7 +63,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
 
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "bad_ids", "10", world_size=3)
-    assert_lost(job, (0, 2), within=20, text="rank 1 is gone, noticed by rank {rank} in lookup of embedding store")
+    job.assert_lost((0, 2), within=20, text="rank 1 is gone, noticed by rank {rank} in lookup of embedding store")
     assert job.codes(1, timeout=1) == [1]
     assert job.last_error(1).startswith("EmbeddingSizeError: embedding store 'words': id 1000 is beyond its 1000 rows")
 
