@@ -23,6 +23,15 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
+def checksum(numbers: NDArray[np.int64]) -> int:
+    """Make one whole number of many, in [-2**63, 2**63), whatever their order.
+
+    That of all numbers is the sum of those of their parts, modulo 2**64; other numbers have an unrelated one.
+    """
+    total = _scrambled(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(1)).sum(dtype=np.uint64)
+    return int(total.astype(np.int64))
+
+
 def choose(nodes: NDArray[np.int64], degrees: NDArray[np.int64], fanout: int, seed: int) -> NDArray[np.int64]:
     """Choose ``fanout`` of each node's edges, uniformly without replacement; all of them have more.
 

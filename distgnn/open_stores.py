@@ -78,6 +78,11 @@ def needed_edges(spec: GraphSpec, edge_index: Tensor | None) -> Tensor:
     return edge_index
 
 
+def open_already(spec: GraphSpec) -> NameConflictError:
+    """Make the error of a graph that is to be opened from parts, and is open."""
+    return NameConflictError(f"the name {spec.name!r} is open as {spec}; attach to it by open_graph(spec), or close it")
+
+
 def other_edges(spec: GraphSpec) -> NameConflictError:
     """Make the error of a graph that is open with other edges than those that it was asked for with."""
     return NameConflictError(f"the name {spec.name!r} is open as {spec} with other edges; choose another name")

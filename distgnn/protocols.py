@@ -268,6 +268,29 @@ class SupportsRanks(Protocol):
 
 
 @runtime_checkable
+class SupportsGraphParts(Protocol):
+    """A backend of several ranks that opens a graph which no rank has whole."""
+
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> GraphStore:
+        """Open a graph from the edges that each rank has; its name must not be open. Then others attach by name.
+
+        Args:
+            spec: The name and the sizes of the whole graph; the same on every rank.
+            edge_index: ``[2, E]`` int64, this rank's edges, which may end in any nodes of the graph.
+            edge_ids: ``[E]`` int64, which of the graph's edges they are. Each edge is given once, by one rank:
+                :func:`distgnn.graph.open_part` makes sure of it.
+
+        Raises:
+            NameConflictError: The name is open.
+            RowsError: ``edge_index`` or ``edge_ids`` has another shape or dtype.
+            IdRangeError: An edge, or an end of it, is not in the graph.
+            StoreClosedError: The backend is closed.
+            PeerLostError: A peer is gone, or has not opened the store within the timeout.
+        """
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A storage engine: opens stores by spec.
 

@@ -151,20 +151,33 @@ class GraphShard:
 
     Args:
         spec: The whole graph.
-        edge_index: Its edges ``[2, E]``; those of other nodes are left out.
+        edge_index: Edges ``[2, E]``; those of other nodes are left out.
         device: Where the edges are.
         start: The first node.
         stop: The node after the last; None is the end of the graph.
+        edge_ids: ``[E]``; None numbers the edges as they stand.
     """
 
     def __init__(
-        self, spec: GraphSpec, edge_index: Tensor, device: torch.device, start: int = 0, stop: int | None = None
+        self,
+        spec: GraphSpec,
+        edge_index: Tensor,
+        device: torch.device,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        edge_ids: Tensor | None = None,
     ) -> None:
         self.spec = spec
         self._device = device
         self._first, self._last = start, spec.num_nodes if stop is None else stop
         self._edge_ids: Tensor | None
+        if edge_ids is not None:
+            order = edge_ids.argsort()
+            edge_index, edge_ids = edge_index.index_select(1, order), edge_ids.index_select(0, order)
         self._edge_ids, self._sources, degrees = self._sorted(edge_index)
+        if edge_ids is not None:
+            self._edge_ids = edge_ids.to(device).index_select(0, self._edge_ids)
         # Which edges a call takes is worked out by NumPy, several times as fast as torch there, wherever the edges are.
         self._first_edges = np.concatenate([[0], degrees.cpu().numpy().cumsum()])
 

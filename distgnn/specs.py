@@ -183,14 +183,20 @@ class GraphSpec:
         if fanout < -1:
             raise ValueError(f"graph store {self.name!r}: fanout must be -1 (all) or at least 0, not {fanout}")
 
-    def check_edges(self, edge_index: Tensor) -> None:
-        """Refuse edges that are not this graph's.
+    def check_edges(self, edge_index: Tensor, edge_ids: Tensor | None = None) -> None:
+        """Refuse edges that are not this graph's: all of them or, with ``edge_ids``, those.
 
         Raises:
-            RowsError: Not an int64 tensor of shape ``[2, num_edges]``.
-            IdRangeError: An end is not a node.
+            RowsError: Not an int64 tensor of shape ``[2, num_edges]``, or ``[2, E]`` beside ids ``[E]``.
+            IdRangeError: An end is not a node, or an id no edge.
         """
-        _check_rows(f"graph store {self.name!r}: edges", edge_index, (2, self.num_edges), {torch.int64}, None)
+        label = f"graph store {self.name!r}: edges"
+        num_edges = self.num_edges
+        if edge_ids is not None:
+            _check_rows(f"{label}: ids", edge_ids, (edge_ids.numel(),), {torch.int64}, edge_index.device)
+            _check_ids(label, edge_ids, num_edges, edge_ids.device, IdRangeError, "the graph has no more edges")
+            num_edges = edge_ids.numel()
+        _check_rows(label, edge_index, (2, num_edges), {torch.int64}, None)
         self.check_nodes(edge_index.flatten(), edge_index.device)
 
 

@@ -54,6 +54,7 @@ NAMES = ERRORS | {
     "InEdges",
     "PartitionBook",
     "StateSpec",
+    "SupportsGraphParts",
     "SupportsPrefetch",
     "SupportsRanks",
     "TensorSpec",

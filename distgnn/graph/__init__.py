@@ -8,7 +8,7 @@ from distgnn.graph.neighbor_sampler import NeighborSampler
 from distgnn.graph.partition import partition_graph
 from distgnn.graph.partition_reader import Partition, load_new_ids, open_partition
 from distgnn.graph.partition_report import PartitionReport, PartSummary
-from distgnn.graph.parts import cut_part, load_part
+from distgnn.graph.parts import cut_part, load_part, open_part
 from distgnn.graph.weights import open_in_degrees, weighted_messages
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "load_part",
     "neighbor_loader",
     "open_in_degrees",
+    "open_part",
     "open_partition",
     "partition_from_dgl",
     "partition_graph",

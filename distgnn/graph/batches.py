@@ -11,9 +11,8 @@ from torch.utils.data import Sampler
 
 from distgnn.choice import mix
 from distgnn.errors import ConfigError
-from distgnn.protocols import SupportsRanks
+from distgnn.ranks import gather_numbers, rank_and_world_size
 from distgnn.registry import get_backend
-from distgnn.specs import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +61,7 @@ class Batches(Sampler[list[int]]):
         self._shuffle = shuffle
         self._epoch = 0
         backend = backend or get_backend()
-        self._rank, self._world_size = (
-            (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
-        )
+        self._rank, self._world_size = rank_and_world_size(backend)
         self._own = self._length = count // batch_size if drop_last else -(-count // batch_size)
         self._several = self._world_size > 1
         if self._several:
@@ -113,12 +110,7 @@ class Batches(Sampler[list[int]]):
 
     def _agree(self, backend: Backend, asked: int) -> int:
         """Return the largest number of batches of any rank, when all ask for the same loader."""
-        assert isinstance(backend, SupportsRanks)
-        spec = TensorSpec(f"neighbor_loader_{next(_loaders)}", (backend.world_size, 2), torch.int64)
-        store = backend.open_tensor(spec)
-        store.write(torch.tensor([backend.rank]), torch.tensor([[asked, self._own]]))
-        answers = store.read(torch.arange(backend.world_size))
-        store.close()
+        answers = gather_numbers(backend, f"neighbor_loader_{next(_loaders)}", [asked, self._own])
         for rank, (other, _) in enumerate(answers.tolist()):
             if other != answers[0, 0]:
                 raise ConfigError(

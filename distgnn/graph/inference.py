@@ -14,7 +14,8 @@ from rich.progress import Progress
 from distgnn.errors import GraphInputError
 from distgnn.nn.norms import graph_norm
 from distgnn.nn.stored import StoredActivation, default_name
-from distgnn.protocols import EmbeddingStore, SupportsRanks
+from distgnn.protocols import EmbeddingStore
+from distgnn.ranks import rank_and_world_size
 from distgnn.registry import get_backend
 from distgnn.specs import PartitionBook
 
@@ -109,7 +110,7 @@ def infer_by_layers(
             "norm='batch_norm' or LayerNorm(mode='node')"
         )
     backend = backend or get_backend()
-    rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+    rank, world_size = rank_and_world_size(backend)
     bounds = PartitionBook.even(graph.num_nodes, world_size).bounds
     steps = math.ceil(max(end - start for start, end in pairwise(bounds)) / batch_size)
     own = torch.arange(bounds[rank], bounds[rank + 1])

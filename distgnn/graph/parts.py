@@ -7,22 +7,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from distgnn.errors import ConfigError, RowsError
+from distgnn.choice import checksum
+from distgnn.errors import ConfigError, RowsError, StoreError
 from distgnn.graph.partition import check_graph, in_edges, rows_of
 from distgnn.graph.partition_reader import open_partition, read_manifest
 from distgnn.nn.halo import Halo
 from distgnn.nn.stored import default_name
-from distgnn.protocols import SupportsRanks
+from distgnn.protocols import SupportsGraphParts
+from distgnn.ranks import gather_numbers, rank_and_world_size
 from distgnn.registry import get_backend
-from distgnn.specs import PartitionBook, TensorSpec
+from distgnn.specs import GraphSpec, PartitionBook, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.protocols import Backend
+    from distgnn.protocols import Backend, GraphStore, TensorStore
 
 
 def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
@@ -90,7 +93,7 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
         ConfigError: There are more parts than ranks, or fewer.
     """
     backend = backend or get_backend()
-    rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+    rank, world_size = rank_and_world_size(backend)
     num_parts = len(read_manifest(Path(folder))["node_bounds"].bounds) - 1
     if num_parts != world_size:
         raise ConfigError(
@@ -115,6 +118,62 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
             store.write(data.halo.own, data.x)
             data.x = torch.cat([data.x, store.read(data.halo.remote)])
     return data
+
+
+def open_part(
+    part: Data, *, name: str | None = None, backend: Backend | None = None
+) -> tuple[TensorStore | None, GraphStore]:
+    """Put this rank's part of a graph into stores of the whole graph; collective. No rank has the whole graph for it.
+
+    In the stores nodes and edges have the user's ids, as in the part's ``n_id`` and ``e_id``. So they are what loaders
+    and layer-wise inference take, and what samples do not depend on how the graph was cut.
+
+    Args:
+        part: As :func:`cut_part` or :func:`load_part` made it, on every rank its own.
+        name: Of the graph store; the features' is ``{name}_x``. By default new names.
+        backend: Where they are opened; by default the one in use.
+
+    Returns:
+        The features ``x``, or None where there are none, and the graph. Close both when they are done with.
+
+    Raises:
+        RowsError: The ranks' parts are not those of one graph: an edge is in several of them, or in none.
+        StoreError: The backend has several ranks, and opens none but whole graphs.
+    """
+    backend = backend or get_backend()
+    name = name or default_name("graph")
+    own = part.halo.own.numel()
+    spec = GraphSpec(name, *_sizes(part, own, name, backend))
+    edge_index = part.n_id[part.edge_index]
+    if isinstance(backend, SupportsGraphParts):
+        graph = backend.open_graph_part(spec, edge_index, part.e_id)
+    elif rank_and_world_size(backend)[1] == 1:
+        graph = backend.open_graph(spec, edge_index.index_select(1, part.e_id.argsort()))
+    else:
+        raise StoreError(
+            f"backend {backend.name!r} opens a graph from all of its edges on every rank: give them to its "
+            "open_graph(), or choose a backend with open_graph_part()"
+        )
+    if part.x is None:
+        return None, graph
+    features = backend.open_tensor(TensorSpec(f"{name}_x", (spec.num_nodes, *part.x.shape[1:]), part.x.dtype))
+    features.write(part.n_id[:own], part.x[:own])
+    return features, graph
+
+
+def _sizes(part: Data, own: int, name: str, backend: Backend) -> tuple[int, int]:
+    """Return the numbers of nodes and edges of all parts, after a look at whether each edge is there once."""
+    rank, world_size = rank_and_world_size(backend)
+    given = part.e_id.numel()
+    num_nodes, num_edges = gather_numbers(backend, f"{name}_sizes", [own, given]).sum(dim=0).tolist()
+    expected = np.arange(num_edges * rank // world_size, num_edges * (rank + 1) // world_size)
+    difference = torch.tensor(checksum(part.e_id.numpy())) - torch.tensor(checksum(expected))  # wraps around
+    if int(gather_numbers(backend, f"{name}_ids", [int(difference)]).sum()) != 0:
+        raise RowsError(
+            f"graph {name!r}: the parts have {num_edges} edges, and their e_id are not the ids 0 to {num_edges - 1}, "
+            "each once: give every rank its own part of one graph"
+        )
+    return num_nodes, num_edges
 
 
 def _as_data(

@@ -9,7 +9,7 @@ import torch
 from torch_geometric.nn import MessagePassing
 
 from distgnn.nn.stored import default_name
-from distgnn.protocols import SupportsRanks
+from distgnn.ranks import rank_and_world_size
 from distgnn.registry import get_backend
 from distgnn.specs import TensorSpec
 
@@ -36,7 +36,7 @@ def open_in_degrees(
         block: Nodes asked for at a time.
     """
     backend = backend or get_backend()
-    rank, world_size = (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
+    rank, world_size = rank_and_world_size(backend)
     store = backend.open_tensor(TensorSpec(name or default_name("in_degrees"), (graph.num_nodes,), torch.int64))
     for start in range(0, graph.num_nodes, block * world_size):
         nodes = torch.arange(start, min(start + block * world_size, graph.num_nodes)).tensor_split(world_size)[rank]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from distgnn.errors import IdRangeError, IdsError, RowsError, StoreClosedError
+from distgnn.errors import IdRangeError, IdsError, NameConflictError, RowsError, StoreClosedError
+from distgnn.protocols import SupportsGraphParts
 from distgnn.specs import GraphSpec
 from distgnn.testing.oracles import edges_by_node, in_edges
 from distgnn.testing.state_machines import GraphMachine, run_in_lock_step
@@ -219,6 +220,57 @@ class GraphStoreTests(BackendFixture):
             old.in_neighbors(self.ids(0))
         old.close()
         self.check(new, other, self.ids(0, 2, 1), -1)
+
+    def open_parts(self, backend: Backend, store_name: str, edge_index: Tensor) -> GraphStore:
+        """Open a graph whose edges are dealt out to the ranks, from the last to the first."""
+        if not isinstance(backend, SupportsGraphParts):
+            pytest.skip("the backend has no open_graph_part()")
+        mine = torch.arange(edge_index.size(1), device=self.device).flip(0)[self.rank :: self.world_size]
+        spec = GraphSpec(store_name, NUM_NODES, edge_index.size(1))
+        return backend.open_graph_part(spec, edge_index[:, mine], mine)
+
+    def test_a_graph_opened_from_parts_is_the_graph(
+        self, backend: Backend, store_name: str, edge_index: Tensor
+    ) -> None:
+        store = self.open_parts(backend, store_name, edge_index)
+        assert (store.num_nodes, store.num_edges) == (NUM_NODES, len(SOURCES))
+        for nodes in ((0, 1, 2, 3, 4, 5, 6, 7), (7, 5, 0, 3, 5)):
+            asked = self.ids(*nodes)
+            assert self.check(store, edge_index, asked, -1) == in_edges(edge_index, asked)
+        sample = store.in_neighbors(self.ids(5, 3), 2, seed=3)
+        store.close()
+        whole = backend.open_graph(GraphSpec(store_name, NUM_NODES, len(SOURCES)), edge_index)
+        for one, other in zip(sample, whole.in_neighbors(self.ids(5, 3), 2, seed=3), strict=True):
+            assert torch.equal(one, other)
+        whole.close()
+
+    def test_a_graph_that_is_open_is_not_opened_from_parts(
+        self, backend: Backend, store_name: str, edge_index: Tensor
+    ) -> None:
+        store = self.open_parts(backend, store_name, edge_index)
+        with pytest.raises(NameConflictError, match=store_name):
+            self.open_parts(backend, store_name, edge_index)
+        attached = backend.open_graph(GraphSpec(store_name, NUM_NODES, len(SOURCES)))
+        assert self.check(attached, edge_index, self.ids(5), -1) == in_edges(edge_index, self.ids(5))
+        store.close()
+
+    def test_parts_that_are_no_edges_of_the_graph_are_refused(
+        self, backend: Backend, store_name: str, edge_index: Tensor
+    ) -> None:
+        if not isinstance(backend, SupportsGraphParts):
+            pytest.skip("the backend has no open_graph_part()")
+        spec, edges = GraphSpec(store_name, NUM_NODES, len(SOURCES)), edge_index[:, :2]
+        for ids, error in (
+            (self.ids(0), RowsError),
+            (self.ids(0, 1).int(), RowsError),
+            (self.ids(0, -1), IdRangeError),
+            (self.ids(0, len(SOURCES)), IdRangeError),
+        ):
+            with pytest.raises(error, match=store_name):
+                backend.open_graph_part(spec, edges, ids)
+        with pytest.raises(IdRangeError, match=store_name):
+            backend.open_graph_part(spec, edges + NUM_NODES, self.ids(0, 1))
+        self.open_parts(backend, store_name, edge_index).close()
 
     def test_random_calls_agree_with_the_list_of_edges(self, backend: Backend, store_name: str) -> None:
         run_in_lock_step(lambda: GraphMachine(backend, store_name, self))

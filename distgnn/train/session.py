@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distgnn.errors import ConfigError
 from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
-from distgnn.protocols import SupportsRanks
+from distgnn.ranks import rank_and_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +41,7 @@ class Session:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.rank, self.world_size = (
-            (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
-        )
+        self.rank, self.world_size = rank_and_world_size(backend)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started != self.world_size:
             raise ConfigError(

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch_geometric.data import Data
 from torch_geometric.nn import GIN
 from torch_geometric.sampler import NodeSamplerInput
 
 import distgnn
-from distgnn import ConfigError, GraphSpec, TensorSpec
+from distgnn import ConfigError, GraphSpec, RowsError, TensorSpec
 from distgnn.backends.memory import MemoryBackend
-from distgnn.graph import NeighborSampler, link_neighbor_loader, neighbor_loader, open_in_degrees
+from distgnn.graph import NeighborSampler, cut_part, link_neighbor_loader, neighbor_loader, open_in_degrees, open_part
+from distgnn.graph.assignment import assign_nodes
 from distgnn.nn import DistributedGIN
 from distgnn.optim import SparseAdam
 from distgnn.train.session import Session
@@ -108,6 +110,31 @@ def test_in_degrees_are_counted_together(backend: SpreadBackend) -> None:
     degrees = open_in_degrees(opened(backend)[1], backend=backend, block=11)
     expected = torch.bincount(edges()[1], minlength=NUM_NODES)
     assert torch.equal(degrees.read(torch.arange(NUM_NODES)), expected)
+
+
+def parts_of(graph: Data, method: str) -> Data:
+    """Return this rank's part."""
+    parts = assign_nodes(graph.edge_index, NUM_NODES, RANKS, method=method)
+    return cut_part(graph, parts, RANK, RANKS)
+
+
+@pytest.mark.parametrize("method", ["hash", "range"])
+def test_stores_are_opened_from_parts(backend: SpreadBackend, method: str) -> None:
+    features, graph = open_part(parts_of(Data(x=rows(), edge_index=edges()), method), backend=backend)
+    expected = MemoryBackend().open_graph(GraphSpec("graph", NUM_NODES, NUM_EDGES), edges())
+    nodes = torch.randperm(NUM_NODES)
+    for fanout in (-1, 3):
+        found, wanted = (store.in_neighbors(nodes, fanout, seed=7) for store in (graph, expected))
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert features is not None
+    assert torch.equal(features.read(nodes), rows()[nodes])
+
+
+def test_parts_of_different_graphs_are_told(backend: SpreadBackend) -> None:
+    part = parts_of(Data(edge_index=edges(), num_nodes=NUM_NODES), "hash")
+    part.e_id[:2] = part.e_id[0].clone()
+    with pytest.raises(RowsError, match=r"the parts have 600 edges, .* each once"):
+        open_part(part, name="twice", backend=backend)
 
 
 def test_ranks_that_make_different_loaders_are_told(backend: SpreadBackend) -> None:

@@ -13,9 +13,10 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import KarateClub
 from torch_geometric.utils import to_undirected
 
+import distgnn
 from distgnn import ConfigError, DataFormatError, DatasetNotFoundError
 from distgnn.data import generate_graph
-from distgnn.graph import load_new_ids, open_partition, partition_graph
+from distgnn.graph import load_new_ids, load_part, open_part, open_partition, partition_graph
 from distgnn.graph.assignment import assign_nodes
 
 if TYPE_CHECKING:
@@ -132,6 +133,18 @@ def test_the_files_are_safetensors_and_json_and_a_picture(tmp_path: Path) -> Non
     assert (tmp_path / "cut" / "partition.png").read_bytes()[:4] == b"\x89PNG"
     manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
     assert {"folder": report.folder, **manifest["report"]} == json.loads(json.dumps(report.as_dict()))
+
+
+def test_a_part_opens_as_stores_of_the_whole_graph(tmp_path: Path, memory_backend: distgnn.Backend) -> None:
+    graph = random_graph(40, 300)
+    partition_graph(graph, tmp_path / "cut", 1, method="hash")
+    features, store = open_part(load_part(tmp_path / "cut"))
+    whole = memory_backend.open_graph(distgnn.GraphSpec("whole", 40, 300), graph.edge_index)
+    nodes = torch.arange(40)
+    for one, other in zip(store.in_neighbors(nodes), whole.in_neighbors(nodes), strict=True):
+        assert torch.equal(one, other)
+    assert features is not None
+    assert torch.equal(features.read(nodes), graph.x)
 
 
 def test_what_has_no_rows_is_named_and_left_out(tmp_path: Path) -> None:

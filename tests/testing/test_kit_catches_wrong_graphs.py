@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distgnn.backends.memory import MemoryBackend, MemoryGraphStore
+from distgnn.errors import NameConflictError
 from distgnn.protocols import InEdges
 
 if TYPE_CHECKING:
@@ -210,6 +211,47 @@ class WrongBackend(MemoryBackend):
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
         spec.check_edges(edge_index)
         return self._attached(spec, MemoryGraphStore) or self._keep(self._store(spec, edge_index, self._device))
+
+
+class OpensParts(MemoryBackend):
+    """A right one, for a rank that is alone."""
+
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> MemoryGraphStore:
+        spec.check_edges(edge_index, edge_ids)
+        if self._attached(spec, MemoryGraphStore) is not None:
+            raise NameConflictError(f"{spec} is open")
+        return self._keep(MemoryGraphStore(spec, edge_index, self._device, edge_ids=edge_ids))
+
+
+class PartsAreNumberedAsTheyStand(OpensParts):
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> MemoryGraphStore:
+        return super().open_graph_part(spec, edge_index, edge_ids.sort().values)
+
+
+class PartsReplaceTheGraph(OpensParts):
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> MemoryGraphStore:
+        (self._stores or {}).pop(spec.name, None)
+        return super().open_graph_part(spec, edge_index, edge_ids)
+
+
+class IdsOfPartsAreNotChecked(OpensParts):
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> MemoryGraphStore:
+        if edge_ids.dtype == torch.int64 and edge_ids.numel() == edge_index.size(1):
+            edge_ids = edge_ids.clamp(0, spec.num_edges - 1)
+        return super().open_graph_part(spec, edge_index, edge_ids)
+
+
+@pytest.mark.parametrize(
+    ("backend", "test"),
+    [
+        (PartsAreNumberedAsTheyStand, "test_a_graph_opened_from_parts_is_the_graph"),
+        (PartsReplaceTheGraph, "test_a_graph_that_is_open_is_not_opened_from_parts"),
+        (IdsOfPartsAreNotChecked, "test_parts_that_are_no_edges_of_the_graph_are_refused"),
+    ],
+)
+def test_wrong_openings_from_parts_are_caught(failures: Failures, backend: type[MemoryBackend], test: str) -> None:
+    assert failures("GraphStoreTests", OpensParts, test=test) == set()
+    assert failures("GraphStoreTests", backend, test=test) == {test}
 
 
 @pytest.mark.parametrize("store", CAUGHT_BY, ids=lambda store: store.__name__)

@@ -10,7 +10,7 @@ from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
 from distgnn.meeting import connect_ranks, join_job
-from distgnn.open_stores import OpenStores, needed_edges, other_edges
+from distgnn.open_stores import OpenStores, needed_edges, open_already, other_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,13 @@ class DGLBackend(OpenStores):
         if edge_index is not None and fingerprint != store.fingerprint:
             raise other_edges(spec)
         return store
+
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> DGLGraphStore:
+        spec.check_edges(edge_index, edge_ids)
+        if self._agreed(spec, DGLGraphStore) is not None:
+            raise open_already(spec)
+        ranges = self._engine.new_ranges(spec.num_nodes)
+        return self._keep(DGLGraphStore(spec, edge_index, b"", self._engine, ranges, edge_ids=edge_ids))
 
     def _agreed(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
         """Return the open store of that name, or None, when all ranks have asked for the same."""

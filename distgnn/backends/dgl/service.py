@@ -213,8 +213,10 @@ class Service:
 
     def _open_graph(self, calls: Sequence[Call], key: str, spec: GraphSpec, kind: str) -> None:
         self._ranges[key] = self._new_ranges(kind, spec.num_nodes)
-        edges = next(call.tensors for call in calls if call.tensors)
-        self._shards[key] = DGLGraphShard(spec, torch.stack(edges), self._ranges[key])
+        given = [call.tensors for call in calls if call.tensors]
+        sources, destinations, *ids = (one[0] if len(one) == 1 else torch.cat(one) for one in zip(*given, strict=True))
+        edges = torch.stack([sources, destinations])
+        self._shards[key] = DGLGraphShard(spec, edges, self._ranges[key], edge_ids=ids[0] if ids else None)
 
     def _open_dgl(
         self,

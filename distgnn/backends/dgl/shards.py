@@ -76,8 +76,8 @@ class DGLGraphShard(GraphShard):
     :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere: DGL finds them, in the same memory.
     """
 
-    def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges) -> None:
-        super().__init__(spec, edge_index, CPU, ranges.start, ranges.stop)
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges, *, edge_ids: Tensor | None = None) -> None:
+        super().__init__(spec, edge_index, CPU, ranges.start, ranges.stop, edge_ids=edge_ids)
         assert self._edge_ids is not None
         # One column a node of the shard; a bipartite graph needs no nodes of the other parts as columns.
         self._start = torch.from_numpy(self._first_edges)

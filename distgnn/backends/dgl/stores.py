@@ -159,17 +159,32 @@ class DGLGraphStore(_Store):
     """A graph in ranges of nodes, each with the edges that end in them, on the server of its host.
 
     Args:
+        edge_index: All edges, or with ``edge_ids`` this rank's.
         fingerprint: Of the edges; all ranks must give the same.
+        edge_ids: Which edges they are.
     """
 
     spec: GraphSpec
 
-    def __init__(self, spec: GraphSpec, edge_index: Tensor, fingerprint: bytes, engine: Engine, ranges: Ranges) -> None:
+    def __init__(
+        self,
+        spec: GraphSpec,
+        edge_index: Tensor,
+        fingerprint: bytes,
+        engine: Engine,
+        ranges: Ranges,
+        *,
+        edge_ids: Tensor | None = None,
+    ) -> None:
         self.spec = spec
         self.fingerprint = fingerprint
         super().__init__(engine, ranges)
-        # One rank a host is enough to bring the edges there.
-        edges = {engine.part: tuple(edge_index)} if engine.first_of_part else {}
+        if edge_ids is not None:
+            columns = torch.cat([edge_index, edge_ids.unsqueeze(0)])
+            slots = ranges.slots(edge_index[1])
+            edges = {part: tuple(columns.index_select(1, at)) for part, at in slots.items()}
+        else:  # one rank a host is enough to bring them there
+            edges = {engine.part: tuple(edge_index)} if engine.first_of_part else {}
         arguments = (self._key, spec, ranges.kind)
         engine.together("open_graph", arguments, f"opening of {spec}", edges)
 

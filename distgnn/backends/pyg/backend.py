@@ -10,7 +10,7 @@ from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
 from distgnn.errors import NameConflictError
-from distgnn.open_stores import OpenStores, needed_edges, other_edges
+from distgnn.open_stores import OpenStores, needed_edges, open_already, other_edges
 from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ class PygBackend(OpenStores):
         if "other" in self._ranks.gather_texts("other" if other else "same", f"opening of {spec}"):
             raise other_edges(spec)
         return store
+
+    def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> PygGraphStore:
+        spec.check_edges(edge_index, edge_ids)
+        if self._agreed(spec, PygGraphStore) is not None:
+            raise open_already(spec)
+        return self._keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes), edge_ids=edge_ids))
 
     def close(self) -> None:
         super().close()

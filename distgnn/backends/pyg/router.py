@@ -170,11 +170,9 @@ class Router:
             changed: ``[len(far.route.positions)]``, whether each of the rows that this rank sent has changed.
             call: What it is for.
         """
-        size, back = self._ranks.size, far.route.back
+        back = far.route.back
         out = [int(part.sum()) for part in torch.split(changed, back)]
-        heads = torch.tensor([[count, max(out)] for count in out])
-        received = self._ranks.exchange(heads, [1] * size, [1] * size, call)
-        come, largest = received[:, 0].tolist(), int(received[:, 1].max())
+        come, largest = self._announce(out, call)
         which = torch.cat([part.nonzero().squeeze(1) for part in torch.split(changed, back)])
         again = take_rows(self.own_rows(rows), far.route.positions[changed])
         numbers = self._in_rounds(which, out, come, largest, call)
@@ -269,12 +267,27 @@ class Router:
     def return_ragged(self, route: Route, counts: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
         """Bring back ``counts[i]`` rows for each id; return the counts ``[U]`` and the rows there."""
         totals = [int(part.sum()) for part in torch.split(counts, route.back)]
-        largest = max(totals)
-        heads = torch.tensor([[total, largest] for total in totals])
-        size = self._ranks.size
-        received = self._ranks.exchange(heads, [1] * size, [1] * size, call) if size > 1 else heads
+        come, largest = self._announce(totals, call)
         counts = self.return_rows(route, counts, call)
-        return counts, self._in_rounds(rows, totals, received[:, 0].tolist(), int(received[:, 1].max()), call)
+        return counts, self._in_rounds(rows, totals, come, largest, call)
+
+    def deal(self, ids: Tensor, rows: Tensor, call: str) -> Tensor:
+        """Bring the row beside each id, of which any may be there several times, to the id's owner.
+
+        Returns:
+            ``[K, ...]``, what came to this rank, in the order of ranks and as they had them.
+        """
+        owners = torch.searchsorted(self._bounds, ids, right=True) - 1
+        out = owners.bincount(minlength=self._ranks.size).tolist()
+        come, largest = self._announce(out, call)
+        return self._in_rounds(rows.index_select(0, owners.argsort(stable=True)), out, come, largest, call)
+
+    def _announce(self, out: list[int], call: str) -> tuple[list[int], int]:
+        """Say how many rows every rank will get; return how many come here, and the most between any two ranks."""
+        size, largest = self._ranks.size, max(out)
+        heads = torch.tensor([[count, largest] for count in out])
+        received = self._ranks.exchange(heads, [1] * size, [1] * size, call)
+        return received[:, 0].tolist(), int(received[:, 1].max())
 
     def _in_rounds(self, rows: Tensor, out: list[int], back: list[int], largest: int, call: str) -> Tensor:
         if self._ranks.size == 1:

@@ -146,10 +146,14 @@ class PygTensorStore:
 class PygGraphStore:
     """A graph in ranges of nodes, each with the edges that end in them."""
 
-    def __init__(self, spec: GraphSpec, edge_index: Tensor, router: Router) -> None:
+    def __init__(self, spec: GraphSpec, edge_index: Tensor, router: Router, *, edge_ids: Tensor | None = None) -> None:
         self.spec = spec
         self._router = router
-        self._shard = GraphShard(spec, edge_index, CPU, *router.own)
+        if edge_ids is not None:  # these edges are this rank's, and not yet where they end
+            given = torch.cat([edge_index, edge_ids.unsqueeze(0)]).t()
+            edges = router.deal(edge_index[1], given, f"opening of {spec}").t()
+            edge_index, edge_ids = edges[:2], edges[2]
+        self._shard = GraphShard(spec, edge_index, CPU, *router.own, edge_ids=edge_ids)
 
     @property
     def num_nodes(self) -> int:
