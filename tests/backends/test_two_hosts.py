@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,10 +13,12 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.backends.conftest import Job, StartJob
 
 SCRIPT = "host_rank.py"
+SCRIPT_OF_TRAINING = "training_rank.py"
 CABLE = "cable"
 OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 
@@ -24,12 +27,10 @@ class Hosts(NamedTuple):
     names: tuple[str, str]
     start_job: StartJob
 
-    def start(self, backend: str, what: str, *, interface: str = CABLE) -> Job:
+    def start(self, *command: str, interface: str = CABLE) -> Job:
         run = ["unshare", "--mount", "sh", "-c", OWN_MEMORY, "sh"]
         return self.start_job(
-            SCRIPT,
-            backend,
-            what,
+            *command,
             world_size=2,
             hosts=[["ip", "netns", "exec", name, *run] for name in self.names],
             MASTER_ADDR="10.77.0.1",
@@ -63,12 +64,12 @@ def ip(*arguments: str) -> None:
 
 
 def test_two_hosts_hold_what_one_process_holds(hosts: Hosts, spread: str) -> None:
-    job = hosts.start(spread, "compare")
+    job = hosts.start(SCRIPT, spread, "compare")
     assert job.codes(timeout=40) == [0, 0], job.last_error(0) + job.last_error(1)
 
 
 def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts, spread: str) -> None:
-    job = hosts.start(spread, "lookups")
+    job = hosts.start(SCRIPT, spread, "lookups")
     job.wait_for("working")
     ip("-n", hosts.names[1], "link", "set", CABLE, "down")
     assert job.codes(timeout=20) == [1, 1]
@@ -81,9 +82,30 @@ def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts, spread: str) -> 
 
 
 def test_hosts_that_meet_but_cannot_connect_read_what_to_set(hosts: Hosts, spread: str) -> None:
-    job = hosts.start(spread, "start", interface="lo")
+    job = hosts.start(SCRIPT, spread, "start", interface="lo")
     assert job.codes(timeout=20) == [1, 1]
     for rank in (0, 1):
         error = job.last_error(rank)
         assert error.startswith(f"PeerLostError: rank {rank} has met the other ranks, 2 in all, but cannot connect")
         assert "GLOO_SOCKET_IFNAME=eth0" in error
+
+
+def test_two_hosts_train_by_the_founding_cluster_file(hosts: Hosts, spread: str, tmp_path: Path) -> None:
+    pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
+    cluster = tmp_path / "ip_config.txt"
+    cluster.write_text("10.77.0.1 0\n10.77.0.2 1\n")
+    options = "--dataset MUTAG --use_dist_embedding --embedding_dim 64 --use_dist_tensor --hidden_channels 128 "
+    options += f"--num_layers 3 --epochs 2 --dropout 0 --norm none --out {tmp_path}"
+    # Each host finds its line by its own address, whatever the environment says.
+    job = hosts.start(
+        SCRIPT_OF_TRAINING, "train", *f"{options} --name two --backend {spread} --ip_config {cluster}".split()
+    )
+    alone = hosts.start_job(SCRIPT_OF_TRAINING, "train", *f"{options} --name one".split(), world_size=1)
+    assert alone.codes(timeout=60) == [0], alone.errors(0)
+    assert job.codes(timeout=60) == [0, 0], job.errors(0) + job.errors(1)
+    losses = {
+        name: [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    }
+    assert len(losses["one"]) == 2
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-5)
