@@ -8,6 +8,7 @@ import typer
 
 from distgnn._version import __version__
 from distgnn.cli.backends import backends
+from distgnn.cli.doctor import doctor
 from distgnn.cli.partition import partition
 from distgnn.cli.train import train
 from distgnn.errors import DistGNNError
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(partition)
 app.command()(backends)
+app.command()(doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -26,4 +26,4 @@ def backends(*, as_json: bool = typer.Option(False, "--json", help="Print JSON."
     for backend in found:
         available = "yes" if backend.available else f"no: {backend.reason}"
         table.add_row(backend.name, backend.source, available, backend.about)
-    Console().print(table)
+    Console(markup=False).print(table)  # square brackets name extras here

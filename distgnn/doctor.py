@@ -1,0 +1,161 @@
+"""Looking at a machine before a job does: what distgnn needs, what is there, and how to mend what is not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+import torch
+
+from distgnn.data.datasets import KNOWN_DATASETS
+from distgnn.data.raw_files import DATA_VARIABLE
+from distgnn.registry import list_backends
+from distgnn.train.session import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TRIAL_SECONDS = 60
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where DGL's servers have rows
+_SMALL = 1 << 30
+_TRIAL = """
+import sys, torch, distgnn
+with distgnn.use(sys.argv[1]) as backend:
+    table = backend.open_embedding(distgnn.EmbeddingSpec("doctor", 8, 4))
+    assert table.lookup(torch.tensor([7, 0, 7])).shape == (3, 4)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        subject: What it is.
+        status: ``"ok"``, ``"note"`` where something may be missed, ``"problem"`` where something cannot work.
+        found: What is there.
+        fix: What to do about it; empty when nothing is to be done.
+    """
+
+    subject: str
+    status: Literal["ok", "note", "problem"]
+    found: str
+    fix: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at versions, backends, shared memory, the network and data sets, one after the other."""
+    yield from _versions()
+    yield from _backends()
+    yield _shared_memory()
+    yield _port()
+    yield _network()
+    yield _data()
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    devices = torch.cuda.device_count()
+    where = f"{devices} CUDA device{'s' if devices > 1 else ''}" if devices else "CPU"
+    yield Finding("torch", "ok", f"{torch.__version__}, {where}, {torch.get_num_threads()} threads")
+    yield Finding("torch-geometric", "ok", version("torch-geometric"))
+    yield _optional("pymetis", "metis", "to partition by METIS")
+    yield _optional("pytest", "testing", "to test a backend of your own")
+
+
+def _optional(name: str, extra: str, why: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "note", f"not installed; it is needed {why}", f'pip install "distgnn[{extra}]"')
+
+
+def _backends() -> Iterator[Finding]:
+    """Open every backend in a process of its own, alone, and look a row up."""
+    alone = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
+    for backend in list_backends():
+        subject = f"backend {backend.name}"
+        if not backend.available:
+            needed = backend.reason.rpartition(": ")[2] if "pip install" in backend.reason else ""
+            yield Finding(subject, "note", backend.reason, needed)
+            continue
+        try:
+            command = [sys.executable, "-c", _TRIAL, backend.name]
+            done = subprocess.run(  # noqa: S603
+                command, env=alone, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            fix = "see what it waits for: open it in Python by distgnn.use(...)"
+            yield Finding(subject, "problem", f"did not open in {_TRIAL_SECONDS} s", fix)
+            continue
+        if done.returncode:
+            error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            yield Finding(
+                subject, "problem", f"{backend.source}: {error}", "mend what the error names, or reinstall it"
+            )
+        else:
+            yield Finding(subject, "ok", f"{backend.about or backend.source}: opened, and a row was looked up")
+
+
+def _shared_memory() -> Finding:
+    """DGL's servers have rows there; ``pyg`` shares memory that has no name and no limit of its own."""
+    if not _SHARED_MEMORY.is_dir():
+        return Finding("shared memory", "note", f"there is no {_SHARED_MEMORY}, which backend dgl needs", "use pyg")
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    found = f"{free / 1e9:,.1f} GB free in {_SHARED_MEMORY}"
+    if free < _SMALL:
+        fix = "docker run --shm-size=..., or mount -o remount,size=... " + str(_SHARED_MEMORY)
+        return Finding("shared memory", "note", f"{found}: backend dgl has its rows there", fix)
+    return Finding("shared memory", "ok", found)
+
+
+def _port() -> Finding:
+    subject = f"port {DEFAULT_PORT}"
+    try:
+        socket.create_server(("127.0.0.1", DEFAULT_PORT)).close()
+    except OSError as error:
+        fix = "name another one: behind rank 0 in the ip_config file, or torchrun --master-port"
+        return Finding(subject, "note", f"cannot be listened on ({error.strerror or error})", fix)
+    return Finding(subject, "ok", "free, for ranks to meet at")
+
+
+def _network() -> Finding:
+    """Ranks of several hosts connect to each other on the address of the host's name, unless an interface is named."""
+    addresses = {
+        interface: [one.address for one in found if one.family == socket.AF_INET]
+        for interface, found in psutil.net_if_addrs().items()
+    }
+    listed = ", ".join(f"{name} {' '.join(found)}" for name, found in addresses.items() if found)
+    outside = [name for name, found in addresses.items() if any(not one.startswith("127.") for one in found)]
+    named = os.environ.get("GLOO_SOCKET_IFNAME")
+    if named is not None and named not in addresses:
+        return Finding("network", "problem", f"GLOO_SOCKET_IFNAME={named} is none of {listed}", "name one of them")
+    try:
+        own = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        own = ""
+    if named is None and outside and (not own or own.startswith("127.")):
+        found = f"{listed}; this host's name leads to {own or 'no address'}, where other hosts do not reach it"
+        fix = f"for several hosts use --ip-config, or export GLOO_SOCKET_IFNAME={outside[0]}"
+        return Finding("network", "note", found, fix)
+    return Finding("network", "ok", listed)
+
+
+def _data() -> Finding:
+    home = os.environ.get(DATA_VARIABLE)
+    if not home:
+        found = f"{DATA_VARIABLE} is not set: data sets are downloaded when they are asked for"
+        return Finding("data sets", "note", found, f"export {DATA_VARIABLE}=... to a folder of NAME/raw/ folders")
+    if not Path(home).is_dir():
+        return Finding("data sets", "problem", f"{DATA_VARIABLE}={home} is no folder", "make it, or unset the variable")
+    there = [name for name in KNOWN_DATASETS if Path(home, name, "raw").is_dir()]
+    return Finding("data sets", "ok", f"in {home}: {', '.join(there) or 'none'}")
