@@ -8,7 +8,7 @@ from distgnn.graph.neighbor_sampler import NeighborSampler
 from distgnn.graph.partition import partition_graph
 from distgnn.graph.partition_reader import Partition, load_new_ids, open_partition
 from distgnn.graph.partition_report import PartitionReport, PartSummary
-from distgnn.graph.parts import cut_part, load_part, open_part
+from distgnn.graph.parts import batch_halo, cut_part, load_part, open_part
 from distgnn.graph.weights import open_in_degrees, weighted_messages
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "StoreFeatures",
     "as_feature_store",
     "as_tensor_store",
+    "batch_halo",
     "cut_part",
     "infer_by_layers",
     "link_neighbor_loader",

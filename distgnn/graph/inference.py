@@ -20,7 +20,7 @@ from distgnn.registry import get_backend
 from distgnn.specs import PartitionBook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
     from torch.nn import Module
@@ -77,6 +77,7 @@ def infer_by_layers(
     batch_size: int = 1024,
     backend: Backend | None = None,
     progress: bool = True,
+    layers: Sequence[StoredActivation] = (),
 ) -> TensorStore:
     """Compute the outputs of all nodes, with all their neighbors, as a forward over the full graph would.
 
@@ -93,6 +94,8 @@ def infer_by_layers(
         batch_size: Nodes a batch.
         backend: Where layers are stored, and whose ranks take part; by default the one in use.
         progress: Show a progress bar on stderr, on rank 0.
+        layers: Where the outputs of the first layers are kept, instead of in stores that are freed; none of the last
+            layer unless the model's output combines layers.
 
     Returns:
         A new store ``[num_nodes, out_channels]``; close it when it is done with.
@@ -116,7 +119,9 @@ def infer_by_layers(
     own = torch.arange(bounds[rank], bounds[rank + 1])
     batches = [own[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
     passes = model.num_layers + model.combines_layers
-    stores = [StoredActivation(name=default_name("inference"), backend=backend) for _ in range(passes)]
+    kept = list(layers[: passes - 1])
+    temporary = [StoredActivation(name=default_name("inference"), backend=backend) for _ in range(passes - len(kept))]
+    stores = kept + temporary
     bar = Progress(console=Console(stderr=True, quiet=not progress or rank > 0))
     task = bar.add_task("inference", total=passes * steps)
 
@@ -132,14 +137,14 @@ def infer_by_layers(
 
     with ExitStack() as at_the_end:
         at_the_end.enter_context(_evaluating(model))
-        for store in stores:
+        for store in temporary:
             at_the_end.callback(store.close)
         with bar:
             for index, output in enumerate(stores):
                 for nodes in batches:
                     output(rows(index, nodes), nodes, graph.num_nodes)
                     bar.advance(task)
-                if index and not model.combines_layers:
+                if index > len(kept) and not model.combines_layers:
                     stores[index - 1].close()
         result, stores[-1].store = stores[-1].store, None  # it outlives the rest
     assert result is not None

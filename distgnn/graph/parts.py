@@ -12,7 +12,7 @@ import torch
 from torch_geometric.data import Data
 
 from distgnn.choice import checksum
-from distgnn.errors import ConfigError, RowsError, StoreError
+from distgnn.errors import ConfigError, GraphInputError, RowsError, StoreError
 from distgnn.graph.partition import check_graph, in_edges, rows_of
 from distgnn.graph.partition_reader import open_partition, read_manifest
 from distgnn.nn.halo import Halo
@@ -174,6 +174,32 @@ def _sizes(part: Data, own: int, name: str, backend: Backend) -> tuple[int, int]
             "each once: give every rank its own part of one graph"
         )
     return num_nodes, num_edges
+
+
+def batch_halo(batch: Data, num_nodes: int) -> Halo:
+    """Say where the nodes of a batch are in the stores of layers, to train on batches with the rows of earlier ones.
+
+    A batch of ``neighbor_loader(..., num_neighbors=[-1])`` has its seeds, all their in-neighbors and the edges between
+    them: a model with this halo computes the seeds' rows in each layer, and reads the others'.
+
+    Args:
+        batch: Of :func:`~distgnn.graph.neighbor_loader`, of one hop.
+        num_nodes: Number of nodes of the graph.
+
+    Returns:
+        The halo of the nodes of the batch that are no seeds.
+
+    Raises:
+        GraphInputError: The batch does not have its seeds first, and one node once.
+    """
+    ids, seeds = batch.get("n_id"), batch.get("batch_size")
+    hops = len(batch.get("num_sampled_nodes") or ()) - 1
+    if ids is None or seeds is None or batch.get("batch") is not None or hops != 1:
+        raise GraphInputError(
+            "the halo of a batch needs n_id and batch_size as neighbor_loader gives them, of one hop and not disjoint: "
+            "make it with num_neighbors=[-1]"
+        )
+    return Halo(ids[:seeds], ids[seeds:], num_nodes, history=True)
 
 
 def _as_data(

@@ -1,17 +1,20 @@
 """GIN and GINE layers and models, and the modules that connect them to stores."""
 
+from distgnn.nn.ages import Ages, StoredAges
 from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
 from distgnn.nn.halo import Halo
 from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
 from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures
 
 __all__ = [
+    "Ages",
     "DistributedGIN",
     "DistributedGINConv",
     "DistributedGINE",
     "DistributedGINEConv",
     "Halo",
     "StoredActivation",
+    "StoredAges",
     "StoredEmbedding",
     "StoredFeatures",
 ]

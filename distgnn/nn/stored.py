@@ -120,7 +120,7 @@ class StoredEmbedding(Module):
         if self._store is None and self.num_embeddings is not None:
             backend = _resolve(self.backend)
             if self.seed is None:
-                self._seed = _over_ranks(backend, self._seed, dist.broadcast, 0)
+                self._seed = over_ranks(backend, self._seed, dist.broadcast, 0)
             self._store = backend.open_embedding(self._spec(self.num_embeddings))
         return self._store
 
@@ -302,33 +302,45 @@ class StoredActivation(Module):
     Args:
         name (str): Name of the store.
         backend (str or Backend, optional): As in :class:`StoredEmbedding`.
+        staleness (int): In training, use the rows of a halo for so many forwards more after the one that brought them.
+            (default: :obj:`0`)
     """
 
-    def __init__(self, *, name: str, backend: str | Backend | None = None) -> None:
+    def __init__(self, *, name: str, backend: str | Backend | None = None, staleness: int = 0) -> None:
         super().__init__()
         self.name = name
         self.backend = backend
+        self.staleness = staleness
         self.store: TensorStore | None = None
+        self._kept: _Kept | None = None
 
     def forward(self, values: Tensor, ids: Tensor, num_rows: int) -> Tensor:
         """Write rows ``ids`` of a store of ``num_rows`` rows, and return ``values`` as they are.
 
         The store is opened at the first call, and again when its shape changes.
         """
-        self._opened(values, num_rows).write(ids, values.detach())
+        self.open_store(values, num_rows).write(ids, values.detach())
         return values
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
     def extend(self, values: Tensor, halo: Halo) -> Tensor:
         """Write the rows ``[n, ...]`` of a part's own nodes, and return them and its halo's, ``[n + h, ...]``.
 
-        Gradients with respect to the halo's rows flow back to the ranks that own them.
+        Gradients with respect to the halo's rows flow back to the ranks that own them, unless the rows are of a
+        history, or were brought by an earlier forward.
         """
-        store = self._opened(values, halo.num_rows)
+        trains = self.training and torch.is_grad_enabled() and self.staleness > 0 and not halo.history
+        if trains and self._kept is not None and self._kept.serves(halo, values):
+            return torch.cat([values, self._kept.rows])
+        store = self.open_store(values, halo.num_rows)
         sums = TensorSpec(f"{self.name}_gradients", store.shape, store.dtype)
-        return halo.extend(values, store, partial(_resolve(self.backend).open_tensor, sums))
+        rows = halo.bring(values, store, partial(_resolve(self.backend).open_tensor, sums))
+        if trains:
+            self._kept = _Kept(halo, rows.detach(), self.staleness)
+        return torch.cat([values, rows])
 
-    def _opened(self, values: Tensor, num_rows: int) -> TensorStore:
+    def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
+        """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
         shape = (num_rows, *values.shape[1:])
         if self.store is not None and (self.store.shape, self.store.dtype) != (shape, values.dtype):
             self.close()
@@ -340,21 +352,43 @@ class StoredActivation(Module):
         """Close the store, if open; collective as every store call."""
         if self.store is not None:
             self.store.close()
-        self.store = None
+        self.store = self._kept = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
-        return StoredActivation(name=default_name(self.name), backend=self.backend)
+        return type(self)(name=default_name(self.name), backend=self.backend, staleness=self.staleness)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "backend": self.backend if isinstance(self.backend, str) else None, "store": None}
+        backend = self.backend if isinstance(self.backend, str) else None
+        return {**self.__dict__, "backend": backend, "store": None, "_kept": None}
+
+
+class _Kept:
+    """The rows of a halo that an exchange brought, for some forwards more.
+
+    Args:
+        halo: Whose.
+        rows: ``[h, ...]``, without gradient.
+        times: How many forwards.
+    """
+
+    def __init__(self, halo: Halo, rows: Tensor, times: int) -> None:
+        self.rows = rows
+        self._halo, self._times = halo, times
+
+    def serves(self, halo: Halo, values: Tensor) -> bool:
+        """Tell whether one more forward may use the rows, and count it."""
+        same = halo is self._halo and (values.shape[1:], values.dtype) == (self.rows.shape[1:], self.rows.dtype)
+        self._times -= 1
+        return same and self._times >= 0
 
 
 def _resolve(backend: str | Backend | None) -> Backend:
     return get_backend(backend) if backend is None or isinstance(backend, str) else backend
 
 
-def _over_ranks(backend: Backend, number: int, collective: Callable[..., object], how: object) -> int:
+def over_ranks(backend: str | Backend | None, number: int, collective: Callable[..., object], how: object) -> int:
     """Agree on a number with the ranks that share the backend's stores."""
+    backend = _resolve(backend)
     if isinstance(backend, SupportsRanks) and backend.world_size > 1 and dist.is_initialized():
         agreed = torch.tensor(number)
         collective(agreed, how)
@@ -366,7 +400,7 @@ def _size_from(ids: Tensor, name: str, backend: Backend) -> int:
     if ids.numel() and int(ids.min()) < 0:
         raise EmbeddingSizeError(f"embedding store {name!r}: id {int(ids.min())} is negative; ids go from 0")
     largest = int(ids.max()) if ids.numel() else -1
-    size = _over_ranks(backend, largest, dist.all_reduce, dist.ReduceOp.MAX) + 1
+    size = over_ranks(backend, largest, dist.all_reduce, dist.ReduceOp.MAX) + 1
     if size == 0:
         raise StoreError(
             f"embedding store {name!r}: the first forward has no ids to size it by; call set_num_embeddings(...) first"

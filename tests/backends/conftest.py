@@ -146,6 +146,18 @@ def backend(spread: str) -> Iterator[Backend]:
         yield opened
 
 
+@pytest.fixture(params=["memory", "pyg", "dgl"])
+def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A backend of as many ranks as there are; ``memory`` is one of one."""
+    if request.param == "dgl" and find_spec("dgl") is None:
+        pytest.skip("dgl is not installed here")
+    if request.param == "memory" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        pytest.skip("memory is a world of its own process")
+    options = {} if request.param == "memory" else {"timeout": 20}
+    with distgnn.use(request.param, **options) as backend:
+        yield backend
+
+
 @pytest.fixture
 def start_job(tmp_path: Path) -> Iterator[StartJob]:
     """Give a function that starts a :class:`Job`, which is stopped when the test ends."""

@@ -6,7 +6,8 @@ Every rank computes the whole graph by itself on its own in-memory backend, as t
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import Data
+from torch_geometric.nn import GIN
 
 import distgnn
 from distgnn.backends.memory import MemoryBackend
@@ -27,7 +29,7 @@ from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -35,18 +37,6 @@ if TYPE_CHECKING:
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 CLASSES = 7
-
-
-@pytest.fixture(params=["memory", "pyg", "dgl"])
-def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
-    """A backend of as many ranks as there are; ``memory`` is one of one."""
-    if request.param == "dgl" and find_spec("dgl") is None:
-        pytest.skip("dgl is not installed here")
-    if request.param == "memory" and RANKS > 1:
-        pytest.skip("memory is a world of its own process")
-    options = {} if request.param == "memory" else {"timeout": 20}
-    with distgnn.use(request.param, **options) as backend:
-        yield backend
 
 
 def random_graph(num_nodes: int, num_edges: int) -> Data:
@@ -279,6 +269,56 @@ def test_layer_stores_may_be_used_again_before_a_backward(way: str, opened: Back
     model.close()
 
 
+class StaleParts:
+    """PyG's GIN over all parts at once: between refreshes, rows of other parts are constants of the last one."""
+
+    def __init__(self, model: DistributedGIN, graph: Data, parts: Tensor, staleness: int) -> None:
+        self.model = GIN(5, 8, 3, CLASSES, train_eps=True)
+        self.model.load_state_dict(model.state_dict())
+        self._graph, self._parts, self._staleness = graph, parts, staleness
+        self._kept: list[Tensor] = []
+        self._forwards = 0
+
+    def forward(self) -> Tensor:
+        fresh = self._forwards % (self._staleness + 1) == 0
+        self._forwards += 1
+        if fresh:
+            self._kept.clear()
+        h: Tensor = self._graph.x
+        for layer, conv in enumerate(self.model.convs):
+            if layer and fresh:
+                self._kept.append(h.detach())
+            constant = h if fresh or not layer else self._kept[layer - 1]
+            owned = [(self._parts == part)[:, None] for part in range(RANKS)]
+            outputs = [conv(torch.where(own, h, constant), self._graph.edge_index) * own for own in owned]
+            h = torch.stack(outputs).sum(dim=0)
+            h = h if layer == 2 else h.relu()
+        return h
+
+
+def test_stale_rows_serve_so_many_steps_and_evaluation_never(opened: Backend) -> None:
+    graph, session = random_graph(70, 400), Session(opened)
+    parts = hashed(graph)
+    part = cut_part(graph, parts, RANK, RANKS)
+    model = make_model("GIN alone", graph, opened, halo_staleness=2)
+    oracle = StaleParts(model, graph, parts, 2)
+    wrapped = session.wrap(model, sync_batch_norm=True)
+    ours, theirs = (torch.optim.SGD(one.parameters(), lr=0.001) for one in (model, oracle.model))
+    for _ in range(7):
+        out, all_out = forward(wrapped, part), oracle.forward()
+        for optimizer, loss in ((ours, loss_of(out, part, 1)), (theirs, loss_of(all_out, graph, 1))):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        assert_close([out], [all_out[part.n_id[: len(out)]]])
+        assert_close(list(model.parameters()), list(oracle.model.parameters()))
+        expected = oracle.model(graph.x, graph.edge_index)[part.n_id[: len(out)]]
+        assert_close([forward(model.eval(), part)], [expected])
+        with torch.no_grad():
+            assert_close([forward(model.train(), part)], [expected])
+    model.close()
+
+
 def open_things() -> tuple[int, int]:
     """Count this process's shared mappings and open files."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8")
@@ -286,12 +326,14 @@ def open_things() -> tuple[int, int]:
     return mapped, len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_what_an_exchange_opens_is_closed_also_when_backward_fails(
-    opened: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["exact", "stale", "history"])
+def test_what_an_exchange_opens_is_closed_also_when_it_fails(
+    way: str, opened: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = random_graph(40, 200)
     part = cut_part(graph, hashed(graph), RANK, RANKS)
-    model = make_model("GIN alone", graph, opened)
+    part.halo = replace(part.halo, history=way == "history")
+    model = make_model("GIN alone", graph, opened, halo_staleness=int(way == "stale"))
     made: list[Any] = []
     open_tensor = opened.open_tensor
 
@@ -301,24 +343,28 @@ def test_what_an_exchange_opens_is_closed_also_when_backward_fails(
 
     monkeypatch.setattr(opened, "open_tensor", opening)
 
-    def use(*, fails: bool) -> None:
-        loss = loss_of(forward(model, part), part, 1)
-        kept = [store for store in made if not store.closed]
-        if fails:  # on all ranks alike, while the gradients of a layer are summed
-            with monkeypatch.context() as patch:
-                patch.setattr(type(made[0]), "read", burning)
-                with pytest.raises(RuntimeError, match="the disk is on fire"):
-                    loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            loss.backward()  # type: ignore[no-untyped-call]
-        assert [store for store in made if not store.closed] == kept
-        model.close()
+    def failing(here: bool) -> AbstractContextManager[object]:
+        """On all ranks alike."""
+        if not here:
+            return nullcontext()
+        stack = ExitStack()
+        stack.enter_context(monkeypatch.context()).setattr(type(made[0]), "read", burning)
+        stack.enter_context(pytest.raises(RuntimeError, match="the disk is on fire"))
+        return stack
+
+    def use(failure: str) -> None:
+        with closing(model), failing(failure == "forward"):
+            loss = loss_of(forward(model, part) + forward(model, part), part, 1)
+            kept = [store for store in made if not store.closed]
+            with failing(failure == "backward" and way != "history"):  # where no gradients are exchanged
+                loss.backward()  # type: ignore[no-untyped-call]
+            assert [store for store in made if not store.closed] == kept
         assert all(store.closed for store in made)
 
-    use(fails=False)
+    use("no failure")
     before = open_things()
-    for fails in (False, True, False):
-        use(fails=fails)
+    for failure in ("no failure", "forward", "backward", "no failure"):
+        use(failure)
     assert open_things() == before
 
 
@@ -348,4 +394,9 @@ def test_a_layer_moves_the_rows_of_its_halo_and_no_more() -> None:
             print("bytes forward, backward:", *moved, "halo rows * width * element size:", expected)  # noqa: T201
             if RANKS > 1:
                 assert moved == pytest.approx([expected] * 2, rel=0.05)  # of which ids are 8 / 1024
+        layer.staleness = 1
+        layer.extend(rows, part.halo)
+        before = ranks.bytes_sent
+        layer.extend(rows, part.halo).sum().backward()
+        assert ranks.bytes_sent == before, "rows that are used again move nothing"
         layer.close()

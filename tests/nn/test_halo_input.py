@@ -9,9 +9,9 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.nn import LayerNorm
 
-from distgnn import ConfigError, DataFormatError, GraphInputError, RowsError
-from distgnn.graph import cut_part, load_part, partition_graph
-from distgnn.nn import DistributedGIN, DistributedGINE
+from distgnn import ConfigError, DataFormatError, GraphInputError, GraphSpec, RowsError
+from distgnn.graph import batch_halo, cut_part, load_part, neighbor_loader, partition_graph
+from distgnn.nn import DistributedGIN, DistributedGINE, Halo, StoredActivation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +86,38 @@ def test_a_folder_of_two_parts_is_for_two_ranks(memory_backend: Backend, tmp_pat
     partition_graph(ring(), tmp_path / "cut", 2, method="hash")
     with pytest.raises(ConfigError, match="has 2 parts, and backend 'memory' has 1 ranks"):
         load_part(tmp_path / "cut", backend=memory_backend)
+
+
+def test_kept_rows_are_for_the_same_halo_and_rows_of_the_same_shape_and_type(memory_backend: Backend) -> None:
+    layer = StoredActivation(name="layer", backend=memory_backend, staleness=9)
+    halo, other = (Halo(torch.arange(3), torch.tensor([1]), 3) for _ in range(2))
+
+    def halos_row(fill: float, given: Halo = halo, width: int = 2, dtype: torch.dtype = torch.float32) -> float:
+        rows = torch.full((3, width), fill, dtype=dtype, requires_grad=True)
+        return float(layer.extend(rows, given)[-1, 0].detach())
+
+    assert [halos_row(1.0), halos_row(2.0), halos_row(3.0)] == [1.0, 1.0, 1.0]
+    assert [halos_row(4.0, other), halos_row(5.0, other)] == [4.0, 4.0]
+    assert [halos_row(6.0, other, width=5), halos_row(7.0, other, width=5)] == [6.0, 6.0]
+    assert [halos_row(8.0, dtype=torch.float64), halos_row(9.0, dtype=torch.float64)] == [8.0, 8.0]
+
+
+def test_a_negative_staleness_is_refused() -> None:
+    with pytest.raises(ValueError, match="halo_staleness is a number of forwards, at least 0, not -1"):
+        DistributedGIN(4, 8, 2, 2, use_dist_tensor=True, halo_staleness=-1)
+
+
+@pytest.mark.parametrize(("options", "hops"), [({}, 2), ({"disjoint": True}, 1), ({"subgraph_type": "induced"}, 1)])
+def test_a_halo_is_made_of_batches_of_seeds_and_their_neighbors_alone(
+    options: dict[str, Any], hops: int, memory_backend: Backend
+) -> None:
+    graph = memory_backend.open_graph(GraphSpec("ring", 6, 6), ring().edge_index)
+    (batch,) = neighbor_loader((None, graph), [-1] * hops, PARTS[:2], batch_size=2, **options)
+    with pytest.raises(GraphInputError, match=r"n_id and batch_size as neighbor_loader .* num_neighbors=\[-1\]"):
+        batch_halo(batch, 6)
+
+
+def test_inference_refreshes_layers_that_have_stores(memory_backend: Backend) -> None:
+    graph = memory_backend.open_graph(GraphSpec("ring", 6, 6), ring().edge_index)
+    with pytest.raises(GraphInputError, match=r"no layer outputs to refresh.*use_dist_tensor=True"):
+        DistributedGIN(4, 8, 2, 2).inference(graph, refresh=True)

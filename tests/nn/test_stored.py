@@ -19,7 +19,9 @@ from distgnn.nn import (
     DistributedGIN,
     DistributedGINConv,
     DistributedGINE,
+    Halo,
     StoredActivation,
+    StoredAges,
     StoredEmbedding,
     StoredFeatures,
 )
@@ -323,3 +325,15 @@ def test_layer_outputs_keep_their_store_from_batch_to_batch_when_the_number_of_n
     assert activation.store is not None
     rows = activation.store.read(torch.arange(9)).any(dim=1)
     assert rows.nonzero().flatten().tolist() == [0, 3, 7, 8]
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_of_ages_does_not_count_on_rows_that_others_wrote(how: Any) -> None:
+    halo = Halo(ALL[:2], ALL[2:], 6, history=True)
+    ages = StoredAges(name="ages")
+    ages.count(halo)
+    ages.note_all_written()
+    assert not ages.exceed(0, halo)
+    assert how(ages).exceed(0, halo)
+    ages.close()
+    assert ages.exceed(0, halo)

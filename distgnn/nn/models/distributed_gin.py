@@ -14,13 +14,14 @@ from torch_geometric.nn import MLP, JumpingKnowledge
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver, normalization_resolver
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.ages import StoredAges
 from distgnn.nn.conv.gin_conv_distributed import (
     DistributedGINConv,
     DistributedGINEConv,
     edge_inputs,
     set_num_embeddings,
 )
-from distgnn.nn.norms import graph_norm
+from distgnn.nn.halo import check_halo
 from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures, default_name
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class DistributedGIN(Module):
         embedding_std (float, optional): Standard deviation of its initial rows. (default: :obj:`0.01`)
         use_dist_tensor (bool, optional): Keep each layer's output in a tensor store, at the rows ``node_ids``; over
             parts of a graph, at those of its ``halo``, through which parts exchange rows. (default: :obj:`False`)
+        halo_staleness (int, optional): In training, use the rows of a halo that a forward exchanged for so many
+            forwards more, as the DistGNN and PipeGCN papers do; their gradients then do not go back. Outputs of the
+            evaluation mode, or without gradients, stay exact. (default: :obj:`0`)
         backend (str or Backend, optional): Where stores are opened. (default: the backend in use when the first store
             is needed)
         **kwargs (optional): Additional arguments of the layers.
@@ -88,12 +92,15 @@ class DistributedGIN(Module):
         embedding_name: str | None = None,
         embedding_std: float = 0.01,
         use_dist_tensor: bool = False,
+        halo_staleness: int = 0,
         backend: str | Backend | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"{type(self).__name__} needs at least 1 layer, not {num_layers}")
+        if halo_staleness < 0:
+            raise ValueError(f"halo_staleness is a number of forwards, at least 0, not {halo_staleness}")
         by_layer = readout == "layer_sum"
         if by_layer and jk is not None:
             raise ValueError(f"readout='layer_sum' takes the place of jk; leave out jk={jk!r}")
@@ -143,9 +150,12 @@ class DistributedGIN(Module):
         self.heads = ModuleList(Linear(width, out_channels) for width in widths) if by_layer else None
         self.readout = aggregation_resolver("sum" if by_layer else readout)
         self.activations = ModuleList(
-            StoredActivation(name=default_name(f"{type(self).__name__}_layer_{layer}"), backend=backend)
+            StoredActivation(
+                name=default_name(f"{type(self).__name__}_layer_{layer}"), backend=backend, staleness=halo_staleness
+            )
             for layer in range(num_layers if use_dist_tensor else 0)
         )
+        self.ages = StoredAges(name=default_name(f"{type(self).__name__}_ages"), backend=backend)
         self._num_nodes: int | None = None
 
     def _conv(self, nn: Module, train_eps: bool, **kwargs: Any) -> MessagePassing:
@@ -194,6 +204,10 @@ class DistributedGIN(Module):
         so that outputs and gradients are those of the whole graph. Made by :func:`distgnn.graph.cut_part` and
         :func:`distgnn.graph.load_part`.
 
+        With the halo of a batch, made by :func:`distgnn.graph.batch_halo`, the halo's rows are what earlier batches
+        left in the stores, without gradient, as in the `"GNNAutoScale" <https://arxiv.org/abs/2106.05609>`_ paper.
+        ``ages`` counts how old they are.
+
         Args:
             x: Node features ``[N, in_channels]``, or None with stored node embeddings.
             edge_index: Edges ``[2, E]``, or a sparse adjacency as PyG's layers take it.
@@ -221,7 +235,16 @@ class DistributedGIN(Module):
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
         if halo is not None:
-            self._check_halo(halo, h, edge_index, node_ids, edge_ids, batch)
+            if not self.activations:
+                raise GraphInputError(
+                    "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
+                )
+            if batch is not None:
+                raise GraphInputError(
+                    "batch= is for graphs that a rank has whole, halo= for one in parts: leave one out"
+                )
+            ids = {"node_ids": (self.node_features, node_ids), "edge_ids": (self._edge_features(), edge_ids)}
+            check_halo(halo, self, h.size(0), edge_index, ids)
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
         layers = [h if halo is None else h[: halo.own.numel()]]
@@ -229,6 +252,8 @@ class DistributedGIN(Module):
             inputs = h if halo is None else (h, layers[-1])
             layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
             h = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
+        if halo is not None and halo.history:
+            self.ages.count(halo)
 
         if self.heads is not None and batch is not None:
             layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
@@ -261,14 +286,31 @@ class DistributedGIN(Module):
         batch_size: int = 1024,
         backend: Backend | None = None,
         progress: bool = True,
+        refresh: bool = False,
     ) -> TensorStore:
         """Compute the outputs of all nodes of a stored graph, layer by layer.
 
-        See :func:`distgnn.graph.infer_by_layers`, which takes the same arguments.
+        See :func:`distgnn.graph.infer_by_layers`, which takes the same arguments, but for one.
+
+        Args:
+            graph: The graph.
+            features: ``[num_nodes, in_channels]``; None where the model has stored embeddings alone.
+            edge_features: ``[num_edges, edge_dim]``.
+            batch_size: Nodes a batch.
+            backend: Where layers are stored, and whose ranks take part; by default the one in use.
+            progress: Show a progress bar on stderr, on rank 0.
+            refresh: Leave the layers' outputs in the model's own stores, where batches with a halo find them; needs
+                ``use_dist_tensor``.
+
+        Raises:
+            GraphInputError: The model normalizes over all nodes at once, or has no stores to refresh.
+            ValueError: A batch of no nodes.
         """
         from distgnn.graph.inference import infer_by_layers  # noqa: PLC0415  # layers do without PyG's loaders
 
-        return infer_by_layers(
+        if refresh and not self.activations:
+            raise GraphInputError("there are no layer outputs to refresh: make the model with use_dist_tensor=True")
+        outputs = infer_by_layers(
             self,
             graph,
             features,
@@ -276,7 +318,11 @@ class DistributedGIN(Module):
             batch_size=batch_size,
             backend=backend,
             progress=progress,
+            layers=[layer for layer in self.activations if refresh and isinstance(layer, StoredActivation)],
         )
+        if refresh:
+            self.ages.note_all_written()
+        return outputs
 
     def input_rows(self, x: Tensor | None, node_ids: Tensor) -> Tensor:
         """Compute what the first layer is given for nodes ``[K]``, features and stored embeddings together."""
@@ -331,42 +377,6 @@ class DistributedGIN(Module):
             ids, num_rows = halo.own, halo.num_rows
         published: Tensor = self.activations[layer](h, ids, num_rows)
         return published
-
-    def _check_halo(
-        self,
-        halo: Halo,
-        h: Tensor,
-        edge_index: Adj,
-        node_ids: Tensor | None,
-        edge_ids: Tensor | None,
-        batch: Tensor | None,
-    ) -> None:
-        if not self.activations:
-            raise GraphInputError(
-                "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
-            )
-        if batch is not None:
-            raise GraphInputError("batch= is for graphs that a rank has whole, halo= for one in parts: leave one out")
-        own, remote = halo.own.numel(), halo.remote.numel()
-        if h.size(0) != own + remote:
-            raise GraphInputError(
-                f"{h.size(0)} rows of nodes for a part of {own} nodes and a halo of {remote}: both are given, the "
-                "halo's behind"
-            )
-        last = int(edge_index[1].max()) if isinstance(edge_index, Tensor) and edge_index.numel() else -1
-        if last >= own:
-            raise GraphInputError(f"an edge ends in node {last}, and the part's own nodes end at {own - 1}")
-        for name, features, ids in (
-            ("node_ids", self.node_features, node_ids),
-            ("edge_ids", self._edge_features(), edge_ids),
-        ):
-            if features is not None and ids is None:
-                raise GraphInputError(f"the embeddings of a part are not numbered as they stand: pass {name}")
-        norm = None if halo.is_whole_graph else graph_norm(self.named_modules())
-        if norm is not None:
-            raise GraphInputError(
-                f"{norm}, and a rank has one part of them: use norm='batch_norm' or LayerNorm(mode='node')"
-            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, num_layers={self.num_layers})"
