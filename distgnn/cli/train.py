@@ -41,7 +41,7 @@ def train(  # one local a command line option
     ),
     partition: str = typer.Option(
         None,
-        help="With --mode full, a folder of distgnn partition.  \\[default: cut the data set]",
+        help="With --mode, a folder of distgnn partition, which no rank loads whole.",
         rich_help_panel=_DATA,
     ),
     model: str = typer.Option(_DEFAULT.model, help=f"One of: {', '.join(MODELS)}.", rich_help_panel=_MODEL),

@@ -26,8 +26,9 @@ class TrainConfig:
             ``"sampled"`` on batches of nodes or edges with samples of their neighborhoods, the graph being in stores.
             None is ``"sampled"`` where ``batch_size`` or ``num_neighbors`` is given, and otherwise all nodes at once,
             on every rank.
-        partition: With ``mode="full"``, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the
-            data set; None cuts the data set, by METIS where pymetis is installed and by a hash of ids elsewhere.
+        partition: With a mode, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the data set,
+            of which no rank then has the whole; with None ``mode="full"`` cuts the data set, by METIS where pymetis is
+            installed and by a hash of ids elsewhere.
         model: ``"gin"`` or ``"gine"``.
         backend: Where stores are opened.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
@@ -188,12 +189,12 @@ def _check_sampling(config: TrainConfig) -> None:
 def _check_partition(config: TrainConfig) -> None:
     if config.partition is None:
         return
-    if config.mode != "full":
-        raise ConfigError(
-            f"a partition is for mode='full', not {config.mode!r}: a graph store is opened with all edges of a data set"
-        )
+    if config.mode is None:
+        raise ConfigError("a partition is for mode='full' or mode='sampled': say which")
     if config.task == "graph":
         raise ConfigError("a partition is one graph: task must be node or link, not 'graph'")
+    if config.task == "link" and config.mode == "sampled":
+        raise ConfigError("batches of links need all edges on every rank: use mode='full', or leave out the partition")
     names = ("folds", "root", "edges", "features", "labels", "label_column", "num_nodes", "num_edges")
     given = [name for name in names if getattr(config, name)]
     if given:

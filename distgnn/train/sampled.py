@@ -3,105 +3,31 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distgnn.graph import link_neighbor_loader, neighbor_loader, open_in_degrees
-from distgnn.nn.stored import default_name
-from distgnn.specs import GraphSpec, PartitionBook, TensorSpec
-from distgnn.train.links import draw_negatives, split_edges, with_negatives
-from distgnn.train.nodes import MASKS, check_labels
-from distgnn.train.steps import HELD_OUT, Step, Targets, check_sets
+from distgnn.graph import link_neighbor_loader, neighbor_loader
+from distgnn.train.links import draw_negatives, with_negatives
+from distgnn.train.steps import HELD_OUT, Step, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import ExitStack
 
     from rich.progress import Progress
     from torch import Tensor
     from torch_geometric.data import Data
     from torch_geometric.loader import LinkLoader, NodeLoader
 
-    from distgnn.data import LoadedDataset
     from distgnn.nn import DistributedGIN
-    from distgnn.protocols import GraphStore, TensorStore
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
+    from distgnn.train.stored import StoredGraph
     from distgnn.train.tasks import Task
 
 _INFERENCE_BATCH = 8192
 _PIECE = 2**16  # targets of a rank whose outputs are read at a time
-
-
-@dataclass(frozen=True, eq=False)
-class StoredGraph:
-    """A graph in stores, and what to learn about it.
-
-    Args:
-        structure: Its edges; for link prediction, those to train on.
-        features: Of the nodes.
-        edge_features: Of these edges.
-        in_degrees: Of the nodes, where samples are to be weighed.
-        targets: Nodes ``[K]``, or edges ``[2, K]`` by their ends, of each set; all of them on every rank.
-        labels: ``[N]``, of the nodes; None for links.
-        edge_ids: ``[K]``, the ids of the edges in ``targets``; empty for nodes.
-    """
-
-    structure: GraphStore
-    features: TensorStore | None
-    edge_features: TensorStore | None
-    in_degrees: TensorStore | None
-    targets: dict[str, Tensor]
-    labels: Tensor | None
-    edge_ids: dict[str, Tensor]
-
-
-def store_graph(config: TrainConfig, dataset: LoadedDataset, session: Session, at_the_end: ExitStack) -> StoredGraph:
-    """Put a data set of one graph into stores; collective. The data set may be let go afterwards.
-
-    Args:
-        config: The run's options.
-        dataset: The same on every rank.
-        session: The ranks.
-        at_the_end: Closes them.
-
-    Raises:
-        ConfigError: There is nothing to train on.
-    """
-    graph, backend = dataset.graph, session.backend
-    edge_index, edge_attr, labels, edge_ids = graph.edge_index, graph.edge_attr, None, {}
-    if dataset.task == "link":
-        edge_ids = split_edges(edge_index, dataset.num_nodes, config.seed)
-        targets = {part: edge_index[:, edges] for part, edges in edge_ids.items()}
-        edge_index = targets["train"]
-        edge_attr = None if edge_attr is None else edge_attr[edge_ids["train"]]
-    else:
-        check_labels(graph, f"data set {dataset.name!r}")
-        labels = graph.y
-        targets = {part: graph[mask].nonzero().flatten() for part, mask in MASKS.items()}
-    what = "nodes" if labels is not None else "edges"
-    check_sets({part: ids.size(-1) for part, ids in targets.items()}, f"{what} of data set {dataset.name!r}")
-
-    def stored(name: str, rows: Tensor | None) -> TensorStore | None:
-        if rows is None:
-            return None
-        store = backend.open_tensor(TensorSpec(default_name(name), tuple(rows.shape), rows.dtype))
-        at_the_end.callback(store.close)
-        own = slice(*PartitionBook.even(len(rows), session.world_size).bounds[session.rank : session.rank + 2])
-        store.write(torch.arange(own.start, own.stop), rows[own])
-        return store
-
-    spec = GraphSpec(default_name("graph"), dataset.num_nodes, edge_index.size(1))
-    structure = backend.open_graph(spec, edge_index)
-    at_the_end.callback(structure.close)
-    in_degrees = open_in_degrees(structure, backend=backend) if config.rescale else None
-    if in_degrees is not None:
-        at_the_end.callback(in_degrees.close)
-    features = stored("x", graph.x)
-    return StoredGraph(structure, features, stored("edge_attr", edge_attr), in_degrees, targets, labels, edge_ids)
 
 
 class Sampled:

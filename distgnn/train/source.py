@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
@@ -12,8 +13,9 @@ from distgnn.train.graphs import Graphs
 from distgnn.train.links import Links
 from distgnn.train.nodes import NodeLabels, check_labels
 from distgnn.train.part import own_part
-from distgnn.train.sampled import Sampled, StoredGraph, store_graph
+from distgnn.train.sampled import Sampled
 from distgnn.train.steps import FullBatch
+from distgnn.train.stored import StoredGraph, store_graph, store_part
 from distgnn.train.tasks import Classification, LinkPrediction
 
 if TYPE_CHECKING:
@@ -56,11 +58,13 @@ class Source:
         self._progress = progress or Progress(disable=True)
         self._at_the_end = ExitStack()
         self._stored: StoredGraph | None = None
-        if config.mode == "full":
+        in_parts = dataset is None or config.mode == "full"
+        if in_parts:
             dataset = own_part(config, dataset, session)
         assert dataset is not None
         if config.mode == "sampled":
-            self._stored = store_graph(config, dataset, session, self._at_the_end)
+            store = store_part if in_parts else partial(store_graph, seed=config.seed)
+            self._stored = store(dataset, session, weighed=config.rescale, at_the_end=self._at_the_end)
             dataset = replace(dataset, graphs=[])
         self.dataset = dataset
         self.task: Task = LinkPrediction() if dataset.task == "link" else Classification()

@@ -5,6 +5,7 @@ Every rank trains the reference by itself, on its own in-memory backend.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 
 import distgnn
 from distgnn.data import load_dataset
+from distgnn.graph import partition_graph
 from distgnn.train.config import TrainConfig
 from distgnn.train.session import Session
 from distgnn.train.source import Source
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from distgnn.data import LoadedDataset
     from distgnn.train.trial import Epoch
 
 STEPS = 20
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +42,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Train, and return what each epoch measured, and the final tables."""
     with distgnn.use(backend) as opened:
-        dataset = (
-            load_dataset(config.dataset)
-            if config.dataset == "MUTAG"
-            else load_dataset(config.dataset, num_nodes=config.num_nodes or 120, num_edges=config.num_edges or 600)
-        )
-        if config.task == "link":
-            dataset = replace(dataset, task="link")
+        dataset = load_dataset("MUTAG") if config.dataset == "MUTAG" else generated(config)
         split = {"train": list(range(70)), "test": list(range(70, 188))} if dataset.task == "graph" else None
-        source = Source(config, dataset, Session(opened))
+        source = Source(config, None if config.partition else dataset, Session(opened))
         trial = Trial(config, source, 0, split=split)
         epochs = list(trial)
         ends = {}
@@ -60,11 +58,22 @@ def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Ten
     return epochs, ends
 
 
+def generated(config: TrainConfig) -> LoadedDataset:
+    """Generate a graph; one for GINE has features of nodes and edges."""
+    dataset = load_dataset(config.dataset, num_nodes=config.num_nodes or 120, num_edges=config.num_edges or 600)
+    if config.model == "gine":
+        draw = torch.Generator().manual_seed(0)
+        dataset.graph.x = torch.randn(dataset.num_nodes, 5, generator=draw)
+        dataset.graph.edge_attr = torch.randn(dataset.num_edges, 2, generator=draw)
+        dataset = replace(dataset, num_features=5, edge_dim=2)
+    return replace(dataset, task="link") if config.task == "link" else dataset
+
+
 def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs, ends = train(config, backend)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     # Parts together are the whole graph.
-    reference = replace(config, mode=None) if config.mode == "full" else config
+    reference = replace(config, mode=None if config.mode == "full" else config.mode, partition=None)
     expected, expected_ends = train(reference, "memory")
     assert len(epochs) == config.epochs
     assert epochs[-1].loss < epochs[0].loss
@@ -143,10 +152,12 @@ def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(
     assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-3)
 
 
-@pytest.mark.parametrize("task", ["node", "link"])
-@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize(
+    ("task", "rescale", "in_parts"),
+    [("node", False, False), ("node", True, True), ("link", True, False)],
+)
 def test_gine_on_batches_of_sampled_neighborhoods(
-    task: str, rescale: bool, spread: str, monkeypatch: pytest.MonkeyPatch
+    task: str, rescale: bool, in_parts: bool, spread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
@@ -167,6 +178,9 @@ def test_gine_on_batches_of_sampled_neighborhoods(
         edge_embedding_dim=3,
         sparse_lr=0.01,
     )
+    if in_parts:
+        partition_graph(generated(config).graph, tmp_path / "cut", RANKS, method="hash")
+        config = replace(config, partition=str(tmp_path / "cut"))
     assert_same_training(config, spread, monkeypatch)
 
 
