@@ -32,6 +32,12 @@ def checksum(numbers: NDArray[np.int64]) -> int:
     return int(total.astype(np.int64))
 
 
+def fractions(numbers: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Draw a number in [0, 1) for each of ``numbers``, by (seed, number) alone."""
+    states = _scrambled(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(seed)))
+    return _fractions(states, np.zeros(1, dtype=np.int64))
+
+
 def choose(nodes: NDArray[np.int64], degrees: NDArray[np.int64], fanout: int, seed: int) -> NDArray[np.int64]:
     """Choose ``fanout`` of each node's edges, uniformly without replacement; all of them have more.
 

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from distgnn.train.config import MODELS, MODES, NORMS, SPARSE_OPTIMIZERS, TrainConfig
+from distgnn.train.config import MODELS, MODES, NORMS, SPARSE_OPTIMIZERS, TASKS, TrainConfig
 
 _DEFAULT = TrainConfig()
 _DATA, _MODEL, _CLUSTER, _TRAINING, _OWN, _OUTPUT = (
@@ -30,14 +30,18 @@ def train(  # one local a command line option
     folds: int = typer.Option(
         _DEFAULT.folds, help="Cross-validate in so many folds by the GIN paper's protocol.", rich_help_panel=_DATA
     ),
+    task: str = typer.Option(
+        None, help=f"One of: {', '.join(TASKS)}.  \\[default: the data set's]", rich_help_panel=_DATA
+    ),
     mode: str = typer.Option(
         None,
-        help=f"{', '.join(MODES)}: each rank trains on its part of a node data set.  \\[default: on all of it]",
+        help=f"For data of one graph, one of: {', '.join(MODES)}.  "
+        "\\[default: sampled with --batch-size or --num-neighbors, else all nodes on every rank]",
         rich_help_panel=_TRAINING,
     ),
     partition: str = typer.Option(
         None,
-        help="With --mode full, a folder of distgnn partition.  \\[default: cut the data set]",
+        help="With --mode, a folder of distgnn partition, which no rank loads whole.",
         rich_help_panel=_DATA,
     ),
     model: str = typer.Option(_DEFAULT.model, help=f"One of: {', '.join(MODELS)}.", rich_help_panel=_MODEL),
@@ -77,7 +81,25 @@ def train(  # one local a command line option
         False, "--use-dist-tensor", help="Keep layer outputs in tensor stores.", rich_help_panel=_MODEL
     ),
     epochs: int = typer.Option(_DEFAULT.epochs, help="Passes over the training data.", rich_help_panel=_TRAINING),
-    batch_size: int = typer.Option(_DEFAULT.batch_size, help="Graphs a batch.", rich_help_panel=_TRAINING),
+    batch_size: int = typer.Option(
+        None,
+        help="Graphs, or with --mode sampled nodes or edges, a batch.  \\[default: 32, or 1024]",
+        rich_help_panel=_TRAINING,
+    ),
+    num_neighbors: str = typer.Option(
+        None,
+        help="With --mode sampled, neighbors that each layer samples, as 10,10; -1 takes all.  \\[default: 10 in each]",
+        rich_help_panel=_TRAINING,
+    ),
+    rescale: bool = typer.Option(
+        False, "--rescale", help="With --mode sampled, make sums over samples unbiased.", rich_help_panel=_TRAINING
+    ),
+    steps_per_epoch: int = typer.Option(
+        None, help="With --mode sampled, at most so many batches an epoch.", rich_help_panel=_TRAINING
+    ),
+    eval_every: int = typer.Option(
+        _DEFAULT.eval_every, help="Evaluate after every so many epochs.", rich_help_panel=_TRAINING
+    ),
     lr: float = typer.Option(_DEFAULT.lr, help="Learning rate of the layers (Adam).", rich_help_panel=_TRAINING),
     weight_decay: float = typer.Option(
         None,

@@ -53,7 +53,8 @@ class LoadedDataset:
 
     Attributes:
         name: Name of the data set.
-        task: Whether ``y`` holds a label for every graph or for every node.
+        task: Whether ``y`` holds a label for every graph or for every node; ``"link"`` is training's word for one
+            graph of which links are predicted.
         graphs: The graphs; one for a node task, then with ``train_mask``, ``val_mask`` and ``test_mask``.
         num_features: Columns of ``x``; 0 if there is no ``x``.
         num_classes: Number of different labels.
@@ -63,7 +64,7 @@ class LoadedDataset:
     """
 
     name: str
-    task: Literal["graph", "node"]
+    task: Literal["graph", "node", "link"]
     graphs: Sequence[Data]
     num_features: int
     num_classes: int

@@ -76,7 +76,7 @@ def infer_by_layers(
     edge_features: TensorStore | EmbeddingStore | None = None,
     batch_size: int = 1024,
     backend: Backend | None = None,
-    progress: bool = True,
+    progress: bool | Progress = True,
     layers: Sequence[StoredActivation] = (),
 ) -> TensorStore:
     """Compute the outputs of all nodes, with all their neighbors, as a forward over the full graph would.
@@ -93,7 +93,7 @@ def infer_by_layers(
         edge_features: ``[num_edges, edge_dim]``.
         batch_size: Nodes a batch.
         backend: Where layers are stored, and whose ranks take part; by default the one in use.
-        progress: Show a progress bar on stderr, on rank 0.
+        progress: Show a progress bar on stderr, on rank 0; or what to show it in.
         layers: Where the outputs of the first layers are kept, instead of in stores that are freed; none of the last
             layer unless the model's output combines layers.
 
@@ -122,8 +122,6 @@ def infer_by_layers(
     kept = list(layers[: passes - 1])
     temporary = [StoredActivation(name=default_name("inference"), backend=backend) for _ in range(passes - len(kept))]
     stores = kept + temporary
-    bar = Progress(console=Console(stderr=True, quiet=not progress or rank > 0))
-    task = bar.add_task("inference", total=passes * steps)
 
     def inputs(ids: Tensor) -> Tensor:
         return model.input_rows(None if features is None else _reader(features)(ids), ids)
@@ -139,13 +137,13 @@ def infer_by_layers(
         at_the_end.enter_context(_evaluating(model))
         for store in temporary:
             at_the_end.callback(store.close)
-        with bar:
-            for index, output in enumerate(stores):
-                for nodes in batches:
-                    output(rows(index, nodes), nodes, graph.num_nodes)
-                    bar.advance(task)
-                if index > len(kept) and not model.combines_layers:
-                    stores[index - 1].close()
+        advance = at_the_end.enter_context(_shown(progress, passes * steps, rank))
+        for index, output in enumerate(stores):
+            for nodes in batches:
+                output(rows(index, nodes), nodes, graph.num_nodes)
+                advance()
+            if index > len(kept) and not model.combines_layers:
+                stores[index - 1].close()
         result, stores[-1].store = stores[-1].store, None  # it outlives the rest
     assert result is not None
     return result
@@ -177,6 +175,19 @@ def _reader(store: TensorStore | EmbeddingStore) -> Rows:
 def _stored(layer: StoredActivation) -> Rows:
     assert layer.store is not None
     return layer.store.read
+
+
+@contextmanager
+def _shown(progress: bool | Progress, total: int, rank: int) -> Iterator[Callable[[], None]]:
+    """Show a bar, and give what advances it."""
+    if isinstance(progress, Progress):
+        task = progress.add_task("inference", total=total)
+        yield lambda: progress.advance(task)
+        progress.remove_task(task)
+        return
+    with Progress(console=Console(stderr=True, quiet=not progress or rank > 0)) as bar:
+        task = bar.add_task("inference", total=total)
+        yield lambda: bar.advance(task)
 
 
 @contextmanager

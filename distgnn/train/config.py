@@ -8,7 +8,8 @@ from typing import Any
 from distgnn.errors import ConfigError
 
 MODELS = ("gin", "gine")
-MODES = ("full",)
+MODES = ("full", "sampled")
+TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
 
@@ -19,16 +20,28 @@ class TrainConfig:
 
     Args:
         dataset: A name that :func:`distgnn.data.load_dataset` knows.
-        mode: ``"full"`` trains on all nodes of a node data set, of which each rank has a part; with None every rank has
-            the whole graph of a node data set, and a share of each batch of a graph data set.
-        partition: With ``mode="full"``, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the
-            data set; None cuts the data set, by METIS where pymetis is installed and by a hash of ids elsewhere.
+        task: ``"graph"`` or ``"node"`` classification, or ``"link"`` prediction, which is for data sets of one graph;
+            None is the data set's own.
+        mode: For data sets of one graph. ``"full"`` trains on all nodes at once, of which each rank has a part;
+            ``"sampled"`` on batches of nodes or edges with samples of their neighborhoods, the graph being in stores.
+            None is ``"sampled"`` where ``batch_size`` or ``num_neighbors`` is given, and otherwise all nodes at once,
+            on every rank.
+        partition: With a mode, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the data set,
+            of which no rank then has the whole; with None ``mode="full"`` cuts the data set, by METIS where pymetis is
+            installed and by a hash of ids elsewhere.
         model: ``"gin"`` or ``"gine"``.
         backend: Where stores are opened.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
         epochs: Passes over the training data.
-        batch_size: Graphs a batch; a node data set is one batch.
+        batch_size: Graphs, or with ``mode="sampled"`` nodes or edges, a batch over all ranks; None is 32 graphs, or
+            1,024 nodes or edges.
+        num_neighbors: With ``mode="sampled"``, how many in-edges a node brings in each layer, joined by commas, as
+            ``"10,10"``; -1 takes all. None is 10 in every layer.
+        rescale: With ``mode="sampled"``, weigh sampled messages so that their sum is an unbiased estimate of that over
+            all neighbors.
+        steps_per_epoch: With ``mode="sampled"``, at most so many batches an epoch; None goes through all of them.
+        eval_every: Evaluate after every so many epochs, and after the last.
         hidden_channels: Width of the hidden layers.
         num_layers: Number of message passing layers.
         dropout: Dropout probability.
@@ -40,7 +53,8 @@ class TrainConfig:
         embedding_dim: Its width; None is that of the features.
         use_dist_edge_embedding: With ``"gine"``, add a stored embedding to each edge's features.
         edge_embedding_dim: Its width; None is that of the edge features.
-        use_dist_tensor: Keep layer outputs in tensor stores; ``mode="full"`` always does.
+        use_dist_tensor: Keep layer outputs in tensor stores; ``mode="full"`` always does, and ``"sampled"`` does so in
+            evaluation.
         sparse_optimizer: Update rule of the stored embeddings.
         sparse_lr: Its learning rate.
         seed: Seed of weights, embeddings, splits and batches.
@@ -61,6 +75,7 @@ class TrainConfig:
     """
 
     dataset: str = "MUTAG"
+    task: str | None = None
     mode: str | None = None
     partition: str | None = None
     model: str = "gin"
@@ -68,7 +83,11 @@ class TrainConfig:
     ip_config: str | None = None
     rank: int | None = None
     epochs: int = 100
-    batch_size: int = 32
+    batch_size: int | None = None
+    num_neighbors: str | None = None
+    rescale: bool = False
+    steps_per_epoch: int | None = None
+    eval_every: int = 1
     hidden_channels: int = 64
     num_layers: int = 3
     dropout: float = 0.5
@@ -96,8 +115,15 @@ class TrainConfig:
     num_edges: int | None = None
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "hidden_channels", "num_layers", "runs")
-        optional_counts = ("embedding_dim", "edge_embedding_dim", "num_nodes", "num_edges")
+        counts = ("epochs", "eval_every", "hidden_channels", "num_layers", "runs")
+        optional_counts = (
+            "batch_size",
+            "steps_per_epoch",
+            "embedding_dim",
+            "edge_embedding_dim",
+            "num_nodes",
+            "num_edges",
+        )
         for name in (*counts, *optional_counts):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -112,7 +138,9 @@ class TrainConfig:
             raise ConfigError(f"folds must be 0 (split once) or at least 2, not {self.folds}")
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
+        _check_choice("task", self.task or TASKS[0], TASKS)
         _check_choice("mode", self.mode or MODES[0], MODES)
+        _check_sampling(self)
         _check_partition(self)
         _check_choice("model", self.model, MODELS)
         _check_choice("norm", self.norm or "none", NORMS)
@@ -120,16 +148,53 @@ class TrainConfig:
         if self.use_dist_edge_embedding and self.model != "gine":
             raise ConfigError("use_dist_edge_embedding needs model='gine': GIN has no edge features")
 
+    @property
+    def fanouts(self) -> list[int]:
+        """How many in-edges a node brings in each layer."""
+        if self.num_neighbors is None:
+            return [10] * self.num_layers
+        return [int(word) for word in self.num_neighbors.split(",")]
+
+    @property
+    def examples_a_batch(self) -> int:
+        """``batch_size``, or what is usual in the mode."""
+        return self.batch_size or (1024 if self.mode == "sampled" else 32)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
         return asdict(self)
 
 
+def _check_sampling(config: TrainConfig) -> None:
+    try:
+        fanouts = config.fanouts
+    except ValueError:
+        raise ConfigError(
+            f"num_neighbors must be whole numbers joined by commas, such as 10,10, not {config.num_neighbors!r}"
+        ) from None
+    if any(fanout < -1 or fanout == 0 for fanout in fanouts):
+        raise ConfigError(f"num_neighbors must be at least 1, or -1 for all, in each layer, not {config.num_neighbors}")
+    if len(fanouts) != config.num_layers:
+        raise ConfigError(
+            f"num_neighbors={config.num_neighbors} has {len(fanouts)} numbers, and the model {config.num_layers} "
+            "layers: give one number a layer"
+        )
+    sampling = [name for name in ("num_neighbors", "rescale", "steps_per_epoch") if getattr(config, name)]
+    if config.mode not in {None, "sampled"} and sampling:
+        raise ConfigError(f"{', '.join(sampling)} only go with mode='sampled', not {config.mode!r}")
+    if config.mode == "full" and config.batch_size is not None:
+        raise ConfigError("mode='full' has all nodes in one batch: leave out batch_size, or use mode='sampled'")
+
+
 def _check_partition(config: TrainConfig) -> None:
     if config.partition is None:
         return
-    if config.mode != "full":
-        raise ConfigError(f"a partition is for mode='full', not {config.mode!r}")
+    if config.mode is None:
+        raise ConfigError("a partition is for mode='full' or mode='sampled': say which")
+    if config.task == "graph":
+        raise ConfigError("a partition is one graph: task must be node or link, not 'graph'")
+    if config.task == "link" and config.mode == "sampled":
+        raise ConfigError("batches of links need all edges on every rank: use mode='full', or leave out the partition")
     names = ("folds", "root", "edges", "features", "labels", "label_column", "num_nodes", "num_edges")
     given = [name for name in names if getattr(config, name)]
     if given:

@@ -10,35 +10,34 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.data import LoadedDataset
-from distgnn.errors import ConfigError
 from distgnn.graph import cut_part, load_part
 from distgnn.graph.assignment import assign_nodes
+from distgnn.train.nodes import check_labels
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Data
+    from torch import Tensor
 
-    from distgnn.protocols import Backend
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
 
 
-def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Session, backend: Backend) -> LoadedDataset:
+def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Session) -> LoadedDataset:
     """Make a data set whose graph is this rank's part; its sizes stay those of the whole. Collective.
 
     Args:
         config: Where the partition is, if it is in files.
         dataset: The whole data set, or None with a partition in files.
         session: The ranks, one for each part.
-        backend: Whose ranks they are.
 
     Raises:
         ConfigError: The nodes have no labels or no masks, or there are more parts than ranks, or fewer.
         DataError: The partition cannot be read.
     """
     if dataset is None:
-        return _from_folder(Path(config.partition or ""), session, backend)
+        return _from_folder(Path(config.partition or ""), config.task, session)
     graph = dataset.graph
-    _check_labels(graph, f"data set {dataset.name!r}")
+    if dataset.task == "node":
+        check_labels(graph, f"data set {dataset.name!r}")
     parts = torch.zeros(dataset.num_nodes, dtype=torch.int32)
     if session.is_main:  # alone: METIS may give others elsewhere
         method = "hash" if find_spec("pymetis") is None else "metis"
@@ -47,23 +46,22 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
     return replace(dataset, graphs=[part])
 
 
-def _from_folder(folder: Path, session: Session, backend: Backend) -> LoadedDataset:
-    part = load_part(folder, backend=backend)
-    _check_labels(part, f"partition {folder}")
+def _from_folder(folder: Path, task: str | None, session: Session) -> LoadedDataset:
+    part = load_part(folder, backend=session.backend)
+    if task != "link":
+        check_labels(part, f"partition {folder}")
     own, num_edges = session.sum([part.halo.own.numel(), part.e_id.numel()])
     return LoadedDataset(
         name=folder.name,
-        task="node",
+        task="link" if task == "link" else "node",
         graphs=[part],
         num_features=part.num_features,
-        num_classes=int(session.max(int(part.y.max()) if part.y.numel() else -1)) + 1,
+        num_classes=_num_classes(part.y, session),
         num_nodes=int(own),
         num_edges=int(num_edges),
         edge_dim=part.num_edge_features,
     )
 
 
-def _check_labels(graph: Data, name: str) -> None:
-    missing = [key for key in ("y", "train_mask", "val_mask", "test_mask") if graph.get(key) is None]
-    if missing:
-        raise ConfigError(f"{name} has no {', '.join(missing)} to train on: give a label file")
+def _num_classes(labels: Tensor | None, session: Session) -> int:
+    return int(session.max(-1 if labels is None or not labels.numel() else int(labels.max()))) + 1

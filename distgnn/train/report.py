@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend is chosen before
 
+_MARKED = 30  # a curve of fewer points shows them
+
 
 class RunFolder:
     """The folder ``out/name`` of a run: ``config.json``, ``metrics.jsonl``, ``result.json`` and ``curve.png``.
@@ -87,13 +89,17 @@ class RunFolder:
 
     def finish(self, result: Result, dataset: LoadedDataset, console: Console) -> None:
         """Write the result and the curve, and print the table."""
+        test = f"test_{result.measure.lower()}"
         summary = {
             "dataset": dataset.name,
+            "task": dataset.task,
             "selection": result.rule,
-            "test_accuracy_mean": result.mean,
-            "test_accuracy_std": result.std,
-            "test_accuracies": result.accuracies,
+            f"{test}_mean": result.mean,
+            f"{test}_std": result.std,
+            "test_scores": result.scores,
             "epochs": result.epochs,
+            "rows_per_second": result.rows_per_second,
+            "peak_memory_mb": result.peak_memory_mb,
         }
         (self.path / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw_curve(result, f"{dataset.name}, {self._config.model.upper()}, {self._config.backend}", self.path)
@@ -101,48 +107,60 @@ class RunFolder:
 
     def _table(self, result: Result, dataset: LoadedDataset) -> Table:
         config = self._config
-        trials = len(result.accuracies)
+        trials = len(result.scores)
         kind = f"{config.folds} folds" if config.folds else f"{trials} run{'s' if trials > 1 else ''}"
-        accuracy = f"{result.mean:.2%}" + (f" ± {result.std:.2%}" if trials > 1 else "")
+        score = f"{result.mean:.2%}" + (f" ± {result.std:.2%}" if trials > 1 else "")
         seconds = sum(epoch.seconds for trial in result.history for epoch in trial)
         table = Table(title=f"{dataset.name}: {config.model.upper()} on backend {config.backend}", show_header=False)
         table.add_row("data", _describe(dataset))
         table.add_row("trained", f"{kind} of {config.epochs} epochs, {seconds:.1f} s")
-        table.add_row("test accuracy", f"[bold]{accuracy}[/bold]")
+        table.add_row(f"test {result.measure}", f"[bold]{score}[/bold]")
         table.add_row("chosen by", result.rule)
+        table.add_row("speed", f"{result.rows_per_second:,.0f} rows/s in training")
+        table.add_row("peak memory", _memory(result.peak_memory_mb))
         table.add_row("curve", str(self.path / "curve.png"))
         table.add_row("metrics", str(self.path / "metrics.jsonl"))
         return table
 
 
+def _memory(by_rank: list[float]) -> str:
+    largest = f"{max(by_rank):,.0f} MiB"
+    return largest if len(by_rank) == 1 else f"{largest} on the largest of {len(by_rank)} ranks, without servers"
+
+
 def _describe(dataset: LoadedDataset) -> str:
     graphs = f"{len(dataset.graphs):,} graphs, " if dataset.task == "graph" else ""
-    return f"{graphs}{dataset.num_nodes:,} nodes, {dataset.num_edges:,} edges, {dataset.num_classes} classes"
+    goal = "links" if dataset.task == "link" else f"{dataset.num_classes} classes"
+    return f"{graphs}{dataset.num_nodes:,} nodes, {dataset.num_edges:,} edges, {goal}"
 
 
 def draw_curve(result: Result, title: str, folder: Path) -> None:
-    """Draw ``curve.png``: loss and accuracy by epoch, mean and standard deviation over trials."""
-    epochs = np.arange(1, len(result.history[0]) + 1)
+    """Draw ``curve.png``: loss and scores by epoch, mean and standard deviation over trials.
+
+    Epochs that were not evaluated have no point; few ones that were are marked.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axes, names in ((left, ("loss",)), (right, ("train", "val", "test"))):
         for name in names:
-            values = [[getattr(epoch, name) for epoch in trial] for trial in result.history]
-            if values[0][0] is None:
+            trials = [[epoch for epoch in trial if getattr(epoch, name) is not None] for trial in result.history]
+            if not trials[0]:
                 continue
+            epochs = [epoch.epoch for epoch in trials[0]]
+            values = [[getattr(epoch, name) for epoch in trial] for trial in trials]
             mean, std = np.mean(values, axis=0), np.std(values, axis=0)
-            (line,) = axes.plot(epochs, mean, label=name)
+            (line,) = axes.plot(epochs, mean, label=name, marker="." if len(epochs) < _MARKED else "")
             if len(values) > 1:
                 axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    left.set_ylabel("training loss (cross entropy)")
+    left.set_ylabel(f"training loss ({result.loss})")
     left.set_ylim(bottom=0)
-    right.set_ylabel("accuracy")
+    right.set_ylabel(result.measure)
     right.set_ylim(0, 1.02)
     if len(set(result.epochs)) == 1:
         right.axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
     right.legend(loc="lower right")
     spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
-    figure.suptitle(f"{title}: test accuracy {result.mean:.1%}{spread}")
+    figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
     figure.savefig(folder / "curve.png", dpi=150)
     plt.close(figure)

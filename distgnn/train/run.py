@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from statistics import mean, pstdev
+import os
+import resource
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from statistics import mean, median, pstdev
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
 from distgnn.registry import use
-from distgnn.train.part import own_part
 from distgnn.train.report import RunFolder
 from distgnn.train.session import Session, join_ip_config
+from distgnn.train.source import Source
 from distgnn.train.trial import Epoch, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from rich.progress import Task
+
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
+    from distgnn.train.tasks import Task as TrainTask
 
-BEST_VALIDATION = "test accuracy at each trial's epoch of best validation accuracy (the first, on ties)"
+BEST_VALIDATION = "test {measure} at each trial's epoch of best validation {measure} (the first, on ties)"
 BEST_MEAN_TEST = (
-    "the GIN paper's rule: test accuracy at the one epoch whose mean over the folds is best "
+    "the GIN paper's rule: test {measure} at the one epoch whose mean over the folds is best "
     "(there is no validation set, so the number is optimistic)"
 )
 
@@ -39,27 +48,38 @@ class Result:
 
     Args:
         rule: How the reported epoch was chosen, in words.
-        accuracies: Test accuracy of each trial at that epoch, in [0, 1].
+        measure: What the scores measure, ``"accuracy"`` or ``"AUC"``.
+        loss: What the loss is, in words.
+        scores: Over the test set, of each trial at that epoch, in [0, 1].
         epochs: The chosen epoch of each trial, from 1.
         history: Every epoch of each trial.
+        peak_memory_mb: Largest resident memory of each rank's process, in MiB.
         folder: Where the run's files are.
     """
 
     rule: str
-    accuracies: list[float]
+    measure: str
+    loss: str
+    scores: list[float]
     epochs: list[int]
     history: list[list[Epoch]]
+    peak_memory_mb: list[float]
     folder: Path
 
     @property
     def mean(self) -> float:
-        """Mean test accuracy over trials."""
-        return mean(self.accuracies)
+        """Mean score over trials."""
+        return mean(self.scores)
 
     @property
     def std(self) -> float:
-        """Standard deviation of test accuracy over trials, 0 for one."""
-        return pstdev(self.accuracies)
+        """Standard deviation of the score over trials, 0 for one."""
+        return pstdev(self.scores)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Node rows that training went through, a second, over all ranks; the median of the epochs."""
+        return median(epoch.rows_per_second for trial in self.history for epoch in trial)
 
 
 def train(config: TrainConfig, *, console: Console) -> Result:
@@ -76,46 +96,48 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     """
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
-    dataset = None if config.partition else _load(config)
-    trials = list(_trials(config, dataset))
-    with use(config.backend) as backend:
+    if os.environ.get("RANK", "0") != "0":
+        console = Console(quiet=True)
+    with console.status(f"loading {config.dataset}"):
+        loaded = None if config.partition else _load(config)
+    config = _with_mode(config, loaded)
+    trials = list(_trials(config, loaded))
+    with use(config.backend) as backend, ExitStack() as at_the_end:
         session = Session(backend)
-        if not session.is_main:
-            console = Console(quiet=True)
-        if dataset is None or config.mode == "full":
-            dataset = own_part(config, dataset, session, backend)
-        with RunFolder(config, written=session.is_main) as folder, _progress(console) as progress:
-            history = _run(config, dataset, session, trials, folder, progress)
-    result = _result(config, history, folder.path)
+        progress = _progress(console)
+        folder = at_the_end.enter_context(RunFolder(config, written=session.is_main))
+        with console.status("opening the graph"):
+            source = Source(config, loaded, session, progress)
+        at_the_end.callback(source.close)
+        del loaded  # a source in parts or in stores needs it no more
+        with progress:
+            history = _run(config, source, trials, folder, progress)
+        memory = session.gather(torch.tensor([_peak_memory_mb()])).tolist()
+    result = _result(config, source.task, history, memory, folder.path)
     if session.is_main:
-        folder.finish(result, dataset, console)
+        folder.finish(result, source.dataset, console)
     return result
 
 
 def _run(
     config: TrainConfig,
-    dataset: LoadedDataset,
-    session: Session,
+    source: Source,
     trials: Sequence[tuple[int, dict[str, Sequence[int]] | None]],
     folder: RunFolder,
     progress: Progress,
 ) -> list[list[Epoch]]:
-    task = progress.add_task("training", total=len(trials) * config.epochs, loss="", accuracy="", rate="")
+    task = progress.add_task("training", total=len(trials) * config.epochs)
     history: list[list[Epoch]] = []
     for number, (seed, split) in enumerate(trials):
-        trial = Trial(config, dataset, session, seed, split=split, number=number)
+        trial = Trial(config, source, seed, split=split, number=number)
         try:
             history.append([])
             for epoch in trial:
                 history[-1].append(epoch)
                 folder.add(epoch)
-                progress.update(
-                    task,
-                    advance=1,
-                    loss=f"loss {epoch.loss:.3f}",
-                    accuracy=f"test {epoch.test:.1%}",
-                    rate=f"{epoch.rows_per_second:,.0f} rows/s",
-                )
+                test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
+                told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
+                progress.update(task, advance=1, told=told)
         finally:
             trial.close()
     return history
@@ -131,16 +153,33 @@ def _load(config: TrainConfig) -> LoadedDataset:
         "num_edges": config.num_edges,
     }
     dataset = load_by_options(config.dataset, root=config.root, seed=config.seed, **own)
-    if config.mode == "full" and dataset.task == "graph":
-        raise ConfigError(
-            f"mode 'full' trains on one graph whose nodes have labels, and {dataset.name!r} has "
-            f"{len(dataset.graphs):,} small graphs: leave it out"
-        )
     if config.folds and dataset.task != "graph":
         raise ConfigError(f"folds cross-validate graphs, and {dataset.name!r} is one graph: use runs instead")
     if config.folds and config.folds > min(np.bincount(_labels(dataset))):
         raise ConfigError(f"{config.folds} folds are more than the rarest class of {dataset.name!r} has graphs")
+    if config.task == "link" and dataset.task == "node":
+        return replace(dataset, task="link")
+    if config.task not in {None, dataset.task}:
+        also = " or 'link'" if dataset.task == "node" else ""
+        raise ConfigError(f"data set {dataset.name!r} is for task {dataset.task!r}{also}, not {config.task!r}")
     return dataset
+
+
+def _with_mode(config: TrainConfig, dataset: LoadedDataset | None) -> TrainConfig:
+    """Choose the mode, where none is given, by the data set and the other options."""
+    if dataset is not None and dataset.task == "graph" and config.mode is not None:
+        raise ConfigError(
+            f"mode {config.mode!r} trains on one graph, and {dataset.name!r} has {len(dataset.graphs):,} small graphs: "
+            "leave it out"
+        )
+    if config.mode is not None or dataset is None:
+        return config
+    if dataset.task != "graph" and (config.batch_size is not None or config.num_neighbors is not None):
+        return replace(config, mode="sampled")
+    given = [name for name in ("num_neighbors", "rescale", "steps_per_epoch") if getattr(config, name)]
+    if given:
+        raise ConfigError(f"{', '.join(given)} only go with mode='sampled': add it, for a data set of one graph")
+    return config
 
 
 def _labels(dataset: LoadedDataset) -> Sequence[int]:
@@ -151,7 +190,7 @@ def _trials(
     config: TrainConfig, dataset: LoadedDataset | None
 ) -> Iterator[tuple[int, dict[str, Sequence[int]] | None]]:
     """Yield the seed and the split of each trial."""
-    if dataset is None or dataset.task == "node":
+    if dataset is None or dataset.task != "graph":
         for run in range(config.runs):
             yield config.seed + run, None
         return
@@ -175,29 +214,48 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
     return kept, out
 
 
+class _Told(ProgressColumn):
+    """What a task says of itself; a task may say nothing."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("told", ""))
+
+
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        *(TextColumn(f"{{task.fields[{field}]}}") for field in ("loss", "accuracy", "rate")),
+        _Told(),
         TimeRemainingColumn(),
         console=console,
     )
 
 
-def _result(config: TrainConfig, history: list[list[Epoch]], folder: Path) -> Result:
+def _result(
+    config: TrainConfig, task: TrainTask, history: list[list[Epoch]], peak_memory_mb: list[float], folder: Path
+) -> Result:
+    evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
+    tests = np.array([[epoch.test for epoch in trial] for trial in evaluated])
     if config.folds:
-        mean_test = np.array([[epoch.test for epoch in trial] for trial in history]).mean(axis=0)
-        chosen = [int(mean_test.argmax())] * len(history)
+        best = [int(tests.mean(axis=0).argmax())] * len(history)
         rule = BEST_MEAN_TEST
     else:
-        chosen = [int(np.argmax([epoch.val or 0.0 for epoch in trial])) for trial in history]
+        best = [int(np.argmax([epoch.val or 0.0 for epoch in trial])) for trial in evaluated]
         rule = BEST_VALIDATION
     return Result(
-        rule=rule,
-        accuracies=[trial[epoch].test for trial, epoch in zip(history, chosen, strict=True)],
-        epochs=[epoch + 1 for epoch in chosen],
+        rule=rule.format(measure=task.measure_name),
+        measure=task.measure_name,
+        loss=task.loss_name,
+        scores=[float(scores[place]) for scores, place in zip(tests, best, strict=True)],
+        epochs=[trial[place].epoch for trial, place in zip(evaluated, best, strict=True)],
         history=history,
+        peak_memory_mb=peak_memory_mb,
         folder=folder,
     )
+
+
+def _peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far; servers are processes of their own."""
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -36,11 +36,17 @@ class Session:
     Args:
         backend: Its ranks are those of the job; a backend that knows of no ranks is a job of one.
 
+    Attributes:
+        backend: The backend.
+        rank: This process's rank.
+        world_size: How many ranks there are.
+
     Raises:
         ConfigError: A launcher started several processes, and the backend does not join them.
     """
 
     def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.rank, self.world_size = rank_and_world_size(backend)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started != self.world_size:
@@ -87,6 +93,19 @@ class Session:
         largest = torch.tensor(number, dtype=torch.float64)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return float(largest)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows ``[K, ...]`` of all ranks behind one another; collective, K may differ."""
+        if self.world_size == 1:
+            return rows
+        counts = torch.zeros(self.world_size, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        everywhere = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(everywhere, padded)
+        return torch.cat([part[:count] for part, count in zip(everywhere, counts.tolist(), strict=True)])
 
     def from_main(self, rows: Tensor) -> Tensor:
         """Return what rank 0 gives; the others give a tensor like it, which is overwritten. Collective."""

@@ -5,6 +5,7 @@ Every rank trains the reference by itself, on its own in-memory backend.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import torch
 
 import distgnn
 from distgnn.data import load_dataset
+from distgnn.graph import partition_graph
 from distgnn.train.config import TrainConfig
-from distgnn.train.part import own_part
 from distgnn.train.session import Session
+from distgnn.train.source import Source
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from distgnn.data import LoadedDataset
+    from distgnn.train.trial import Epoch
+
 STEPS = 20
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @pytest.fixture(autouse=True)
@@ -33,20 +39,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path))
 
 
-def train(config: TrainConfig, backend: str) -> tuple[list[float], dict[str, Tensor]]:
-    """Train, and return the loss of each step, and the final tables."""
+def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """Train, and return what each epoch measured, and the final tables."""
     with distgnn.use(backend) as opened:
-        session = Session(opened)
-        dataset = (
-            load_dataset(config.dataset)
-            if config.dataset == "MUTAG"
-            else load_dataset(config.dataset, num_nodes=120, num_edges=600)
-        )
+        dataset = load_dataset("MUTAG") if config.dataset == "MUTAG" else generated(config)
         split = {"train": list(range(70)), "test": list(range(70, 188))} if dataset.task == "graph" else None
-        if config.mode == "full":
-            dataset = own_part(config, dataset, session, opened)
-        trial = Trial(config, dataset, session, 0, split=split)
-        losses = [epoch.loss for epoch in trial]
+        source = Source(config, None if config.partition else dataset, Session(opened))
+        trial = Trial(config, source, 0, split=split)
+        epochs = list(trial)
         ends = {}
         for features in (trial.model.node_features, getattr(trial.model, "edge_features", None)):
             if features is not None:
@@ -54,19 +54,35 @@ def train(config: TrainConfig, backend: str) -> tuple[list[float], dict[str, Ten
                 assert store is not None
                 ends[features.embedding.name] = store.lookup(torch.arange(store.num_embeddings))
         trial.close()
-    return losses, ends
+        source.close()
+    return epochs, ends
+
+
+def generated(config: TrainConfig) -> LoadedDataset:
+    """Generate a graph; one for GINE has features of nodes and edges."""
+    dataset = load_dataset(config.dataset, num_nodes=config.num_nodes or 120, num_edges=config.num_edges or 600)
+    if config.model == "gine":
+        draw = torch.Generator().manual_seed(0)
+        dataset.graph.x = torch.randn(dataset.num_nodes, 5, generator=draw)
+        dataset.graph.edge_attr = torch.randn(dataset.num_edges, 2, generator=draw)
+        dataset = replace(dataset, num_features=5, edge_dim=2)
+    return replace(dataset, task="link") if config.task == "link" else dataset
 
 
 def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, ends = train(config, backend)
+    epochs, ends = train(config, backend)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    expected_losses, expected_ends = train(replace(config, mode=None), "memory")
-    assert len(losses) == STEPS
-    assert losses[-1] < losses[0]
-    assert losses == pytest.approx(expected_losses, rel=1e-5)
+    # Parts together are the whole graph.
+    reference = replace(config, mode=None if config.mode == "full" else config.mode, partition=None)
+    expected, expected_ends = train(reference, "memory")
+    assert len(epochs) == config.epochs
+    assert epochs[-1].loss < epochs[0].loss
+    assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-5)
+    # Scores may change places by rounding, one or two of them.
+    assert [epoch.test for epoch in epochs] == pytest.approx([epoch.test for epoch in expected], abs=0.02)
     assert ends.keys() == expected_ends.keys()
-    for name, expected in expected_ends.items():
-        assert torch.allclose(ends[name], expected, rtol=1e-5, atol=1e-5), name
+    for name, rows in expected_ends.items():
+        assert torch.allclose(ends[name], rows, rtol=1e-5, atol=1e-5), name
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise-adagrad", "adam"])
@@ -130,6 +146,74 @@ def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(
     config = TrainConfig(
         epochs=10, batch_size=69, hidden_channels=8, num_layers=2, dropout=0.0, use_dist_embedding=True
     )
-    losses, _ = train(config, spread)  # 70 graphs: the second batch of an epoch has one
+    epochs, _ = train(config, spread)  # 70 graphs: the second batch of an epoch has one
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert losses == pytest.approx(train(config, "memory")[0], rel=1e-3)
+    expected, _ = train(config, "memory")
+    assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "rescale", "in_parts"),
+    [("node", False, False), ("node", True, True), ("link", True, False)],
+)
+def test_gine_on_batches_of_sampled_neighborhoods(
+    task: str, rescale: bool, in_parts: bool, spread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        task=task,
+        mode="sampled",
+        model="gine",
+        epochs=4,
+        batch_size=30,
+        num_neighbors="3,3",
+        rescale=rescale,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        use_dist_embedding=True,
+        embedding_dim=6,
+        use_dist_edge_embedding=True,
+        edge_embedding_dim=3,
+        sparse_lr=0.01,
+    )
+    if in_parts:
+        partition_graph(generated(config).graph, tmp_path / "cut", RANKS, method="hash")
+        config = replace(config, partition=str(tmp_path / "cut"))
+    assert_same_training(config, spread, monkeypatch)
+
+
+def test_links_over_the_parts_of_a_graph(spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        task="link",
+        mode="full",
+        epochs=8,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        use_dist_embedding=True,
+        embedding_dim=6,
+        sparse_lr=0.01,
+    )
+    assert_same_training(config, spread, monkeypatch)
+
+
+@pytest.mark.parametrize("mode", ["full", "sampled"])
+def test_ranks_without_nodes_do_not_stop_the_others(mode: str, spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        num_nodes=4,  # of which two are trained on, and one is in each of the other sets
+        num_edges=6,
+        mode=mode,
+        epochs=3,
+        batch_size=1 if mode == "sampled" else None,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        use_dist_embedding=True,
+        embedding_dim=6,
+    )
+    assert_same_training(config, spread, monkeypatch)

@@ -12,6 +12,13 @@ from distgnn.train.config import TrainConfig
     ("options", "words"),
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"task": "edge"}, "task must be one of graph, node, link, not 'edge'"),
+        ({"eval_every": 0}, "eval_every must be at least 1"),
+        ({"mode": "full", "batch_size": 10}, "all nodes in one batch: leave out batch_size, or use mode='sampled'"),
+        ({"mode": "full", "num_neighbors": "9,9,9"}, "num_neighbors only go with mode='sampled', not 'full'"),
+        ({"num_neighbors": "10,10"}, "has 2 numbers, and the model 3 layers: give one number a layer"),
+        ({"num_neighbors": "10,x,1"}, "whole numbers joined by commas, such as 10,10, not '10,x,1'"),
+        ({"num_neighbors": "10,0,1"}, "at least 1, or -1 for all, in each layer"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"embedding_dim": 0}, "embedding_dim must be at least 1"),
         ({"lr": -0.1}, "lr must be finite and at least 0"),

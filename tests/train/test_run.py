@@ -47,7 +47,7 @@ def test_a_run_on_mutag_leaves_options_metrics_result_and_a_picture() -> None:
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(0 <= line[part] <= 1 for line in lines for part in ("train", "val", "test"))
-    assert json.loads((result.folder / "result.json").read_text())["test_accuracies"] == result.accuracies
+    assert json.loads((result.folder / "result.json").read_text())["test_scores"] == result.scores
     picture = matplotlib.image.imread(result.folder / "curve.png")
     assert picture.shape[0] > 400
     assert np.unique(picture.reshape(-1, picture.shape[2]), axis=0).shape[0] > 50  # curves, not an empty page
@@ -71,7 +71,7 @@ def test_without_folds_the_epoch_is_chosen_by_validation() -> None:
     (trial,) = result.history
     best = max(epoch.val or 0.0 for epoch in trial)
     assert result.epochs[0] == next(epoch.epoch for epoch in trial if epoch.val == best)
-    assert result.accuracies == [trial[result.epochs[0] - 1].test]
+    assert result.scores == [trial[result.epochs[0] - 1].test]
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
@@ -124,15 +124,96 @@ def test_one_part_is_the_whole_graph_whether_cut_in_memory_or_loaded(tmp_path: P
     assert runs[2].folder.name.startswith("cut-gin-memory-")
 
 
+@pytest.mark.parametrize("task", ["node", "link"])
+def test_batches_with_all_neighbors_train_as_the_whole_graph(task: str) -> None:
+    options = {"task": task, "use_dist_embedding": True, "embedding_dim": 8, "dropout": 0.0, "epochs": 5}
+    whole, _ = train(**GENERATED, **options)
+    batch, _ = train(**GENERATED, **options, mode="sampled", num_neighbors="-1,-1", batch_size=10_000)
+    found, expected = (
+        [(epoch.loss, epoch.train, epoch.val, epoch.test) for epoch in result.history[0]] for result in (batch, whole)
+    )
+    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-4)
+    assert len({epoch.test for epoch in whole.history[0]}) > 1
+
+
+def test_weights_make_up_for_the_neighbors_that_are_not_sampled() -> None:
+    options: dict[str, Any] = {"use_dist_embedding": True, "embedding_dim": 8, "num_layers": 1, "dropout": 0.0}
+    options |= {"batch_size": 400, "mode": "sampled", "epochs": 1}
+    full, less, weighted = (
+        train(**GENERATED, **options, num_neighbors=number, rescale=rescale)[0].history[0][0]
+        for number, rescale in (("-1", False), ("3", False), ("3", True))
+    )
+    assert abs(weighted.loss - full.loss) < abs(less.loss - full.loss)
+
+
+def test_links_of_communities_are_learned_and_named_in_all_that_a_run_leaves() -> None:
+    result, shown = train(
+        **GENERATED, task="link", use_dist_embedding=True, embedding_dim=16, sparse_lr=0.05, batch_size=256, epochs=15
+    )
+    assert result.measure == "AUC"
+    assert result.mean > 0.6
+    written = json.loads((result.folder / "result.json").read_text())
+    assert written["test_auc_mean"] == result.mean
+    assert "test AUC" in shown
+    assert "400 nodes, 4,000 edges, links" in shown
+    assert json.loads((result.folder / "config.json").read_text())["mode"] == "sampled"  # it was asked for batches
+
+
+def test_no_held_out_edge_is_among_those_that_messages_take_in_either_direction() -> None:
+    from distgnn.train.links import split_edges
+
+    pairs = torch.randint(100, (2, 3000), generator=torch.Generator().manual_seed(0))
+    edges = torch.cat([pairs, pairs.flip(0)], dim=1)
+    sets = split_edges(edges, 100, seed=0)
+    assert sorted(torch.cat(list(sets.values())).tolist()) == list(range(6000))
+    ends = {part: {frozenset(edge) for edge in edges[:, places].t().tolist()} for part, places in sets.items()}
+    assert not ends["train"] & (ends["val"] | ends["test"])
+    assert not ends["val"] & ends["test"]
+    assert [len(sets[part]) / 6000 for part in ("train", "val", "test")] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert any(not torch.equal(sets[part], other) for part, other in split_edges(edges, 100, seed=1).items())
+
+
+def test_epochs_that_are_not_evaluated_are_left_out_of_the_choice() -> None:
+    result, _ = train(**GENERATED, use_dist_embedding=True, embedding_dim=8, epochs=5, eval_every=2)
+    (trial,) = result.history
+    assert [epoch.epoch for epoch in trial if epoch.test is not None] == [2, 4, 5]
+    assert result.epochs[0] in {2, 4, 5}
+    assert result.scores == [trial[result.epochs[0] - 1].test]
+    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["val"] is None
+
+
+def test_an_epoch_may_have_fewer_steps_than_batches() -> None:
+    options = {"use_dist_embedding": True, "embedding_dim": 8, "batch_size": 20, "epochs": 1}
+    short, long = (train(**GENERATED, **options, steps_per_epoch=steps)[0] for steps in (2, None))
+    rows = [result.history[0][0].train * seeds for result, seeds in ((short, 40), (long, 240))]
+    assert rows == pytest.approx([round(row) for row in rows])  # hits among 40 of the 240 labels, and among all
+
+
+def test_the_memory_and_the_speed_of_a_run_are_reported() -> None:
+    import psutil
+
+    result, shown = train(**GENERATED, use_dist_embedding=True, embedding_dim=8)
+    written = json.loads((result.folder / "result.json").read_text())
+    (peak,) = written["peak_memory_mb"]
+    assert peak >= psutil.Process().memory_info().rss / 2**20 * 0.9
+    assert written["rows_per_second"] > 0
+    assert f"{peak:,.0f} MiB" in shown
+    assert "rows/s in training" in shown
+
+
 def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     from distgnn.data import load_dataset
+    from distgnn.train.models import make_model
     from distgnn.train.session import Session
-    from distgnn.train.trial import Trial, make_model
+    from distgnn.train.source import Source
+    from distgnn.train.trial import Trial
 
     dataset = load_dataset("MUTAG")
     config = TrainConfig(epochs=3, hidden_channels=8, num_layers=2, dropout=0.0, batch_size=188)
     split = {"train": list(range(100)), "test": list(range(100, 188))}
-    ours = [epoch.loss for epoch in Trial(config, dataset, Session(distgnn.get_backend()), 0, split=split)]
+    source = Source(config, dataset, Session(distgnn.get_backend()))
+    ours = [epoch.loss for epoch in Trial(config, source, 0, split=split)]
 
     torch.manual_seed(0)
     initial = make_model(config, dataset).state_dict()
@@ -165,8 +246,18 @@ def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     ("options", "words"),
     [
         ({"mode": "full"}, "'MUTAG' has 188 small graphs"),
-        ({"partition": "cut"}, "a partition is for mode='full', not None"),
-        ({"mode": "whole"}, "mode must be one of full, not 'whole'"),
+        ({"mode": "sampled"}, "'MUTAG' has 188 small graphs"),
+        ({"rescale": True}, "rescale only go with mode='sampled'"),
+        ({"task": "link"}, "'MUTAG' is for task 'graph', not 'link'"),
+        ({**GENERATED, "task": "graph"}, "is for task 'node' or 'link', not 'graph'"),
+        ({"mode": "sampled", "partition": "cut", "task": "link"}, "batches of links need all edges on every rank"),
+        ({"mode": "full", "partition": "cut", "task": "graph"}, "a partition is one graph"),
+        (
+            {**GENERATED, "num_nodes": 2, "num_edges": 2, "use_dist_embedding": True, "embedding_dim": 4},
+            "the nodes of data set 'CustomLargeGraph' are too few .*1 for train, 0 for val",
+        ),
+        ({"partition": "cut"}, "a partition is for mode='full' or mode='sampled': say which"),
+        ({"mode": "whole"}, "mode must be one of full, sampled, not 'whole'"),
         ({"mode": "full", "partition": "cut", "edges": "e.csv"}, "brings its own graph: leave out edges"),
         ({"out": "/dev/null/runs"}, "cannot be written: .*choose another --out"),
         (GENERATED, "has no node features: learn them with use_dist_embedding"),

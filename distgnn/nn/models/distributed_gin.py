@@ -27,6 +27,7 @@ from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.progress import Progress
     from torch_geometric.nn import MessagePassing
     from torch_geometric.nn.aggr import Aggregation
     from torch_geometric.typing import Adj
@@ -285,7 +286,7 @@ class DistributedGIN(Module):
         edge_features: TensorStore | EmbeddingStore | None = None,
         batch_size: int = 1024,
         backend: Backend | None = None,
-        progress: bool = True,
+        progress: bool | Progress = True,
         refresh: bool = False,
     ) -> TensorStore:
         """Compute the outputs of all nodes of a stored graph, layer by layer.

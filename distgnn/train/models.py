@@ -1,0 +1,62 @@
+"""The model of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distgnn.errors import ConfigError
+from distgnn.nn import DistributedGIN, DistributedGINE
+
+if TYPE_CHECKING:
+    from distgnn.data import LoadedDataset
+    from distgnn.train.config import TrainConfig
+
+
+def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
+    """Make the model that ``config`` asks for, sized to the data set.
+
+    Raises:
+        ConfigError: The data set lacks features that the model needs.
+    """
+    in_channels = dataset.num_features or config.embedding_dim
+    if in_channels is None or not (dataset.num_features or config.use_dist_embedding):
+        raise ConfigError(
+            f"data set {dataset.name!r} has no node features: learn them with use_dist_embedding and an embedding_dim"
+        )
+    graph_task = dataset.task == "graph"
+    norm = config.norm or ("batch_norm" if graph_task else "none")
+    # Samples need no layer outputs of other batches, and evaluation brings tensor stores of its own.
+    use_dist_tensor = config.mode == "full" or (config.use_dist_tensor and config.mode is None)
+    options: dict[str, Any] = {
+        "dropout": config.dropout,
+        "norm": None if norm == "none" else norm,
+        "readout": "layer_sum" if graph_task else "sum",
+        "use_dist_embedding": config.use_dist_embedding,
+        "embedding_dim": config.embedding_dim,
+        "embedding_name": "node_embedding",
+        "use_dist_tensor": use_dist_tensor,
+    }
+    out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
+    sizes = (in_channels, config.hidden_channels, out_channels, config.num_layers)
+    if config.model == "gin":
+        model = DistributedGIN(*sizes, **options)
+    else:
+        edge_dim = dataset.edge_dim or config.edge_embedding_dim
+        if edge_dim is None or not (dataset.edge_dim or config.use_dist_edge_embedding):
+            raise ConfigError(
+                f"data set {dataset.name!r} has no edge features: use model 'gin', or learn them with "
+                "use_dist_edge_embedding and an edge_embedding_dim"
+            )
+        model = DistributedGINE(
+            *sizes,
+            edge_dim=edge_dim,
+            use_dist_edge_embedding=config.use_dist_edge_embedding,
+            edge_embedding_dim=config.edge_embedding_dim,
+            edge_embedding_name="edge_embedding",
+            **options,
+        )
+    model.set_num_embeddings(
+        num_nodes=dataset.num_nodes if config.use_dist_embedding or use_dist_tensor else None,
+        num_edges=dataset.num_edges if config.use_dist_edge_embedding else None,
+    )
+    return model
