@@ -21,6 +21,10 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     ├── CallOrderError                  (RuntimeError)     calls in a wrong order (of ranks: under DISTGNN_DEBUG=1)
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
+    ├── CheckpointError
+    │   ├── CheckpointNotFoundError     (FileNotFoundError)  no checkpoint there, or not all of it
+    │   ├── CheckpointFormatError       (ValueError)       damaged, of another run, or of a newer version
+    │   └── CheckpointWriteError        (OSError)          it could not be written; there is none of that name
     └── DataError
         ├── UnknownDatasetError         (LookupError)      no data set of that name
         ├── DatasetNotFoundError        (FileNotFoundError)  its files are not on this machine
@@ -106,6 +110,22 @@ class GraphInputError(DistGNNError, ValueError):
 
 class ConfigError(DistGNNError, ValueError):
     """An option of a training run has a value that cannot be, or does not go with the others."""
+
+
+class CheckpointError(DistGNNError):
+    """A checkpoint could not be written or read; the text names the folder or file."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint, or a file of it is missing."""
+
+
+class CheckpointFormatError(CheckpointError, ValueError):
+    """A checkpoint is damaged, of another run, of a newer version, or has what cannot be saved."""
+
+
+class CheckpointWriteError(CheckpointError, OSError):
+    """A checkpoint could not be written; what was there before is as it was."""
 
 
 class DataError(DistGNNError):

@@ -147,6 +147,79 @@ class SupportsPrefetch(Protocol):
         ...
 
 
+class RuleState(NamedTuple):
+    """What a store keeps for one class of update rules.
+
+    Args:
+        steps: How often rules of the class have been applied to the store.
+        tensors: The rows of state beside its own, by name; empty for a rule that keeps none.
+    """
+
+    steps: int
+    tensors: Mapping[str, StateSpec]
+
+
+@runtime_checkable
+class SupportsCheckpoint(Protocol):
+    """An embedding or tensor store whose rows can be taken out in blocks and put back, bit for bit, with their state.
+
+    Every rank takes out, and puts back, rows of its own. So these calls are not collective, but for
+    :meth:`reset_rule_states`; ranks make them while no other rank uses the store, that is, they meet before and
+    afterwards. None comes between a prefetch and its end.
+    """
+
+    @property
+    def own_rows(self) -> range:
+        """The rows that this rank deals with; those of all ranks, one after the other, are all rows, each once."""
+        ...
+
+    def rule_states(self) -> Mapping[str, RuleState]:
+        """Tell what is kept beside the rows, by the rules' classes, each called ``module.QualifiedName``.
+
+        The same on every rank; a tensor store keeps nothing.
+        """
+        ...
+
+    def reset_rule_states(self, states: Mapping[str, RuleState]) -> None:
+        """Forget all that is kept beside the rows, and begin with ``states``: their steps, and tensors of initial values.
+
+        Collective. A class is known by its name alone and need not be there; when a rule of that name is applied to the
+        store it finds this state.
+
+        Args:
+            states: The same on every rank; as :meth:`rule_states` gives them.
+        """
+        ...
+
+    def export_rows(self, first: int, last: int) -> Mapping[str, Tensor]:
+        """Take out rows ``first`` to ``last``, excluded.
+
+        Returns:
+            ``"rows"``: ``[last - first, ...]`` of the store's dtype, and for each tensor of state
+            ``"module.QualifiedName/name"``: ``[last - first, width]``, on the CPU. They may be the store's own memory:
+            they are left as they are, and used before the next call of the store.
+
+        Raises:
+            IdRangeError: The rows are not all within :attr:`own_rows`.
+            StoreClosedError: The store is closed.
+        """
+        ...
+
+    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        """Put back rows from ``first`` on. Other rows, and steps, are left as they are.
+
+        Args:
+            first: Where they begin.
+            rows: As :meth:`export_rows` gives them, with the same tensors of state as this store keeps.
+
+        Raises:
+            IdRangeError: The rows are not all within :attr:`own_rows`.
+            RowsError: There are other tensors than the store keeps, or of other types or shapes; nothing was changed.
+            StoreClosedError: The store is closed.
+        """
+        ...
+
+
 @runtime_checkable
 class TensorStore(Protocol):
     """A tensor ``[num_rows, ...]`` of features or intermediate results that no one rank needs to hold whole."""

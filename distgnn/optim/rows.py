@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import UpdateRule
+    from distgnn.protocols import StateSpec, UpdateRule
 
 _CHUNK_ELEMENTS = 1 << 17  # of rows, and of each state: 512 KiB
 _SUMMED = {torch.float32, torch.float16, torch.bfloat16}
@@ -132,11 +132,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in {torch.float16, torch.bfloat16} else dtype
 
 
-def new_state(rule: UpdateRule, num_rows: int, embedding_dim: int, device: torch.device) -> dict[str, Tensor]:
-    """Make the state that ``rule`` keeps for ``num_rows`` rows, as it is before the rule's first use."""
+def new_state(specs: Mapping[str, StateSpec], num_rows: int, device: torch.device) -> dict[str, Tensor]:
+    """Make the state that a rule keeps for ``num_rows`` rows, as it is before the rule's first use."""
     return {
         name: torch.full((num_rows, spec.width), spec.initial, dtype=torch.float32, device=device)
-        for name, spec in rule.state(embedding_dim).items()
+        for name, spec in specs.items()
     }
 
 

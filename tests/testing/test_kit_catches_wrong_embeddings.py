@@ -12,6 +12,8 @@ from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.errors import EmbeddingSizeError, StoreError
 from distgnn.initial import initial_rows
 from distgnn.optim.rows import new_state, sum_by_id
+from distgnn.protocols import RuleState
+from distgnn.shards import rule_name
 
 if TYPE_CHECKING:
     from conftest import Failures
@@ -109,7 +111,7 @@ class EmptyCallsAreNoSteps(Checked):
 
 class StateIsForgotten(Checked):
     def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        self._state.clear()
+        self.reset_rule_states(self._kept)
         super().apply_checked(ids, gradients, rule)
 
 
@@ -119,7 +121,7 @@ class EveryRateHasItsOwnState(Checked):
         self.all = {}
 
     def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        self._state, self._steps = self.all.setdefault(rule, ({}, {}))
+        self._state, self._kept = self.all.setdefault(rule, ({}, {}))
         super().apply_checked(ids, gradients, rule)
 
 
@@ -129,15 +131,18 @@ class AllRulesShareOneState(Checked):
         self.all = {}
 
     def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        own = new_state(rule, self.num_embeddings, self.embedding_dim, self._device)
-        self.all = {**own, **self.all}
-        self._state[type(rule)] = {name: self.all[name] for name in own}
+        specs = rule.state(self.embedding_dim)
+        self.all = {**new_state(specs, self.num_embeddings, self._device), **self.all}
+        self._kept.setdefault(rule_name(rule), RuleState(0, specs))
+        self._state[rule_name(rule)] = {name: self.all[name] for name in specs}
         super().apply_checked(ids, gradients, rule)
 
 
 class AllRulesShareOneCount(Checked):
     def apply_checked(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        self._steps[type(rule)] = max(self._steps.values(), default=0)
+        most = max((state.steps for state in self._kept.values()), default=0)
+        super().apply_checked(ids[:0], gradients[:0], rule)  # makes the rule's state
+        self._kept[rule_name(rule)] = self._kept[rule_name(rule)]._replace(steps=most)
         super().apply_checked(ids, gradients, rule)
 
 
@@ -157,11 +162,12 @@ class HalvesAreSummedAsHalves(Checked):
 
 
 def update_naively(store: Checked, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-    rows, state = store._rows[ids], {name: values[ids] for name, values in store._state[type(rule)].items()}
-    rule.update(rows, state, gradients, store._steps[type(rule)])
+    kept = store._state[rule_name(rule)]
+    rows, state = store._rows[ids], {name: values[ids] for name, values in kept.items()}
+    rule.update(rows, state, gradients, store._kept[rule_name(rule)].steps)
     store._rows[ids] = rows
     for name, values in state.items():
-        store._state[type(rule)][name][ids] = values
+        kept[name][ids] = values
 
 
 class HalvesAreUpdatedAsHalves(Checked):
@@ -211,7 +217,8 @@ class RefusedCallsAreSteps(MemoryEmbeddingStore):
         try:
             super().apply_gradients(ids, gradients, rule)
         except StoreError:
-            self._steps[type(rule)] = self._steps.get(type(rule), 0) + 1
+            none = torch.empty(0, dtype=torch.int64, device=self._device)
+            self.update(none, self.gather(none), rule)
             raise
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class StartsFromOnes(MemoryTensorStore):
     def __init__(self, spec: TensorSpec, device: torch.device) -> None:
         super().__init__(spec, device)
-        self._values.fill_(1)
+        self._rows.fill_(1)
 
 
 class ReadGivesViews(MemoryTensorStore):
     def read(self, ids: Tensor) -> Tensor:
         rows = super().read(ids)
         start = int(ids[0]) if ids.numel() else 0
-        part = self._values[start : start + ids.numel()]
+        part = self._rows[start : start + ids.numel()]
         return part if torch.equal(part, rows) else rows
 
 
@@ -44,7 +44,7 @@ class ReadWrapsNegativeIds(MemoryTensorStore):
 class StoresInFloat(MemoryTensorStore):
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
         super().write(ids, values, accumulate=accumulate)
-        self._values.copy_(self._values.to(torch.float32))
+        self._rows.copy_(self._rows.to(torch.float32))
 
 
 class CloseDoesNothing(MemoryTensorStore):
@@ -92,7 +92,7 @@ class AccumulateReplaces(Checked):
 
 class AccumulateTakesOneDuplicate(Checked):
     def write_checked(self, ids: Tensor, values: Tensor, *, accumulate: bool) -> None:
-        super().write_checked(ids, values + self._values[ids] if accumulate else values, accumulate=False)
+        super().write_checked(ids, values + self._rows[ids] if accumulate else values, accumulate=False)
 
 
 class HalvesAreSummedAsHalves(Checked):
@@ -104,7 +104,7 @@ class HalvesAreSummedAsHalves(Checked):
 class IntegersAreSummedInDoubles(Checked):
     def write_checked(self, ids: Tensor, values: Tensor, *, accumulate: bool) -> None:
         if accumulate and self.dtype == torch.int64:
-            self._values = self._values.double().index_add_(0, ids, values.double()).long()
+            self._rows = self._rows.double().index_add_(0, ids, values.double()).long()
         else:
             super().write_checked(ids, values, accumulate=accumulate)
 
@@ -115,7 +115,7 @@ class DuplicatesAreMixed(Checked):
             super().write_checked(ids, values, accumulate=True)
         else:
             slots = ids.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
-            self._values.scatter_reduce_(0, slots, values, "amax", include_self=False)
+            self._rows.scatter_reduce_(0, slots, values, "amax", include_self=False)
 
 
 class DuplicatesAreSummedWithoutAccumulate(Checked):
@@ -128,7 +128,7 @@ class DuplicatesAreSummedWithoutAccumulate(Checked):
 class ValuesAreKept(Checked):
     def write_checked(self, ids: Tensor, values: Tensor, *, accumulate: bool) -> None:
         if not accumulate and ids.tolist() == [*range(self.shape[0])]:
-            self._values = values
+            self._rows = values
         else:
             super().write_checked(ids, values, accumulate=accumulate)
 
@@ -136,7 +136,7 @@ class ValuesAreKept(Checked):
 class ValuesAreOverwritten(Checked):
     def write_checked(self, ids: Tensor, values: Tensor, *, accumulate: bool) -> None:
         super().write_checked(ids, values, accumulate=accumulate)
-        values.copy_(self._values[ids])
+        values.copy_(self._rows[ids])
 
 
 CAUGHT_BY = {

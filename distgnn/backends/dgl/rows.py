@@ -92,6 +92,12 @@ class Ranges:
         parts = torch.bucketize(ids.contiguous(), self._ends, right=True)
         return {part: (parts == part).nonzero().flatten() for part in range(self._ends.numel())}
 
+    def cut(self, first: int, last: int) -> list[tuple[int, int, int]]:
+        """Cut rows by the parts that have them: a part and its first and last of the rows, at least one such."""
+        spans = [(max(first, start), min(last, stop)) for start, stop in pairwise(self.book.bounds)]
+        found = [(part, start, stop) for part, (start, stop) in enumerate(spans) if start < stop]
+        return found or [(self.part, self.start, self.start)]
+
     @cached_property
     def _ends(self) -> Tensor:
         return torch.tensor(self.book.bounds[1:])

@@ -11,6 +11,7 @@ and in the server for others, without a lock, so that updates of the same row go
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,16 +25,17 @@ from distgnn.errors import CallOrderError, DistGNNError, NameConflictError
 from distgnn.meeting import listed
 from distgnn.open_stores import other_edges
 from distgnn.optim.rows import put_rows, take_rows
+from distgnn.shards import RowShard
 from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Keeper
     from distgnn.backends.dgl.wire import Call
-    from distgnn.protocols import UpdateRule
+    from distgnn.protocols import RuleState, UpdateRule
     from distgnn.specs import GraphSpec
 
     Shard = DGLEmbeddingShard | DGLTensorShard | DGLGraphShard
@@ -68,6 +70,9 @@ class Service:
             "rows": self._rows,
             "put": self._put,
             "in_edges": self._in_edges,
+            "states": self._states,
+            "export": self._export,
+            "import": self._import,
             "drop": self._drop,
             "leave": self._leave,
         }
@@ -81,6 +86,7 @@ class Service:
             "update": self._update,
             "replace": self._replace,
             "add": self._add,
+            "reset_states": self._reset_states,
         }
 
     def answer(self, call: Call) -> Replies:
@@ -181,6 +187,26 @@ class Service:
         assert isinstance(shard, DGLGraphShard)
         return shard.in_edges(call.tensors[0] - self._ranges[key].start, fanout, seed)
 
+    def _states(self, _call: Call, key: str) -> Tensors:
+        """Tell what is kept beside rows, as bytes of JSON."""
+        states = json.dumps(self._row_shard(key).rule_states()).encode()
+        return (torch.frombuffer(bytearray(states), dtype=torch.uint8),)
+
+    def _export(self, _call: Call, key: str, first: int, last: int, names: Sequence[str]) -> Tensors:
+        rows = self._row_shard(key).export_rows(first, last)
+        return tuple(rows[name] for name in names)
+
+    def _import(self, call: Call, key: str, first: int, last: int, names: Sequence[str]) -> Tensors:
+        """Put back some of the tensors of a range of rows."""
+        shard = self._row_shard(key)
+        shard.import_rows(first, {**shard.export_rows(first, last), **dict(zip(names, call.tensors, strict=True))})
+        return ()
+
+    def _row_shard(self, key: str) -> RowShard:
+        shard = self._shards[key]
+        assert isinstance(shard, RowShard)
+        return shard
+
     def _drop(self, call: Call, key: str) -> Tensors:
         """Free a store that all ranks have closed; they do not wait for each other here."""
         dropped = self._dropped.setdefault(key, set())
@@ -249,6 +275,9 @@ class Service:
         shard = self._shards[key]
         assert isinstance(shard, DGLTensorShard)
         shard.add(*self._joined(calls, key))
+
+    def _reset_states(self, _calls: Sequence[Call], key: str, states: Mapping[str, RuleState]) -> None:
+        self._row_shard(key).reset_rule_states(states)
 
     def _joined(self, calls: Sequence[Call], key: str) -> tuple[Tensor, Tensor]:
         """Put the ids, as positions, and the rows of all ranks one after the other."""

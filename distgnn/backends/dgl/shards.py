@@ -1,6 +1,7 @@
 """Shards whose rows and state are entries of DGL's key-value store, and a shard of edges that DGL looks through.
 
-State stands beside its rows: those of Adam for the rows ``words`` are ``words.Adam.exp_avg`` and so on.
+State stands beside its rows: those of Adam for the rows ``words`` are ``words.distgnn.optim.rules.Adam.exp_avg`` and so
+on.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from typing import TYPE_CHECKING
 import dgl
 import torch
 
-from distgnn.optim.rows import new_state
 from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Keeper, Ranges
-    from distgnn.protocols import UpdateRule
+    from distgnn.protocols import RuleState
     from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 CPU = torch.device("cpu")
@@ -30,27 +30,25 @@ class DGLEmbeddingShard(EmbeddingShard):
         super().__init__(spec, CPU, ranges.start, ranges.stop)
         assert self._rows is not None
         self._keeper, self._key, self._ranges = keeper, key, ranges
-        self._kept: list[str] = []
-        self._rows = self._keep(key, self._rows, shared=True)
+        self._rows = keeper.keep(key, ranges, self._rows)
 
-    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        self.check_open()
-        kind, size = type(rule), self._ranges.stop - self._ranges.start
-        if kind not in self._state:
-            state = new_state(rule, size, self.spec.embedding_dim, CPU)
-            keys = {name: f"{self._key}.{kind.__qualname__}.{name}" for name in state}
-            self._state[kind] = {name: self._keep(keys[name], state[name], shared=False) for name in state}
-        super().update(positions, gradients, rule)
+    def _make_state(self, rule: str, state: RuleState) -> None:
+        super()._make_state(rule, state)
+        kept = self._state[rule]
+        for name, rows in kept.items():
+            kept[name] = self._keeper.keep(f"{self._key}.{rule}.{name}", self._ranges, rows, shared=False)
 
-    def _keep(self, key: str, rows: Tensor, *, shared: bool) -> Tensor:
-        kept = self._keeper.keep(key, self._ranges, rows, shared=shared)
-        self._kept.append(key)
-        return kept
+    def _drop_state(self, rule: str) -> None:
+        for name in self._state[rule]:
+            self._keeper.free(f"{self._key}.{rule}.{name}")
+        super()._drop_state(rule)
 
     def close(self) -> None:
-        super().close()
-        while self._kept:
-            self._keeper.free(self._kept.pop())
+        if not self.closed:
+            for rule in list(self._state):
+                self._drop_state(rule)
+            super().close()
+            self._keeper.free(self._key)
 
 
 class DGLTensorShard(TensorShard):
@@ -58,9 +56,9 @@ class DGLTensorShard(TensorShard):
 
     def __init__(self, spec: TensorSpec, keeper: Keeper, key: str, ranges: Ranges) -> None:
         super().__init__(spec, CPU, ranges.start, ranges.stop)
-        assert self._values is not None
+        assert self._rows is not None
         self._keeper, self._key = keeper, key
-        self._values = keeper.keep(key, ranges, self._values)
+        self._rows = keeper.keep(key, ranges, self._rows)
 
     def close(self) -> None:
         if not self.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,13 @@ from dgl.distributed import DistEmbedding, DistTensor
 from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
 from distgnn.optim.rows import accumulation_dtype, sum_by_id
-from distgnn.protocols import InEdges
+from distgnn.protocols import InEdges, RuleState, StateSpec
+from distgnn.shards import check_exported, check_range
+from distgnn.specs import PartitionBook
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from distgnn.backends.dgl.engine import Engine
@@ -69,6 +74,67 @@ class _RowStore(_Store):
 
     def _read(self, ids: Tensor, call: str) -> Tensor:
         return self._engine.read(self._key, self._ranges, ids, call)
+
+    @property
+    def own_rows(self) -> range:
+        # Where hosts have as many ranks each, these are rows of this host.
+        bounds = PartitionBook.even(self._ranges.book.bounds[-1], self._engine.size).bounds
+        return range(bounds[self._engine.rank], bounds[self._engine.rank + 1])
+
+    def rule_states(self) -> dict[str, RuleState]:
+        self._check_open()
+        part = self._engine.part
+        about = f"a look at the state of store {self.spec.name!r}"
+        (text,) = self._engine.ask("states", (self._key,), about, {part: ()})[part]
+        found = json.loads(bytes(text.numpy()))
+        return {
+            rule: RuleState(steps, {name: StateSpec(*spec) for name, spec in tensors.items()})
+            for rule, (steps, tensors) in found.items()
+        }
+
+    def reset_rule_states(self, states: Mapping[str, RuleState]) -> None:
+        self._check_open()
+        about = f"reset_rule_states of store {self.spec.name!r}"
+        self._engine.together("reset_states", (self._key, dict(states)), about)
+
+    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
+        state = self._state_names()
+        check_range(self.spec, self.own_rows, first, last)
+        pieces: list[dict[str, Tensor]] = []
+        for part, begin, end in self._ranges.cut(first, last):
+            piece = {"rows": self._rows_here(begin, end)} if part == self._engine.part else {}
+            names = [name for name in ("rows", *state) if name not in piece]
+            if names:
+                about = f"export_rows of store {self.spec.name!r}"
+                found = self._engine.ask("export", (self._key, begin, end, names), about, {part: ()})[part]
+                piece.update(zip(names, found, strict=True))
+            pieces.append(piece)
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in ("rows", *state)}
+
+    @torch.no_grad()
+    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        state = {name: (torch.float32, (width,)) for name, width in self._state_names().items()}
+        check_exported(self.spec, rows, {"rows": (self.spec.dtype, tuple(self.tensor.shape[1:])), **state})
+        last = first + rows["rows"].size(0)
+        check_range(self.spec, self.own_rows, first, last)
+        for part, begin, end in self._ranges.cut(first, last):
+            piece = {name: one[begin - first : end - first] for name, one in rows.items()}
+            if part == self._engine.part:
+                self._rows_here(begin, end)[:] = piece.pop("rows")
+            if piece:
+                about = f"import_rows of store {self.spec.name!r}"
+                arguments = (self._key, begin, end, list(piece))
+                self._engine.ask("import", arguments, about, {part: tuple(piece.values())})
+
+    def _state_names(self) -> dict[str, int]:
+        """Return the names of the state, as they are exported, and the widths."""
+        states = self.rule_states().items()
+        return {f"{rule}/{name}": spec.width for rule, (_, tensors) in states for name, spec in tensors.items()}
+
+    def _rows_here(self, first: int, last: int) -> Tensor:
+        return self._engine.rows(self._key)[first - self._ranges.start : last - self._ranges.start]
 
 
 class DGLEmbeddingStore(_RowStore):

@@ -12,19 +12,50 @@ from distgnn.protocols import InEdges
 from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, last_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from distgnn.backends.pyg.prefetch import Prefetcher
     from distgnn.backends.pyg.router import Router
-    from distgnn.protocols import UpdateRule
+    from distgnn.protocols import RuleState, UpdateRule
     from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 CPU = torch.device("cpu")
 
 
-class PygEmbeddingStore:
+class _RowStore:
+    """A range of rows on each rank."""
+
+    _shard: EmbeddingShard | TensorShard
+    _rows: Tensor
+
+    @property
+    def own_rows(self) -> range:
+        return self._shard.own_rows
+
+    def rule_states(self) -> Mapping[str, RuleState]:
+        return self._shard.rule_states()
+
+    def reset_rule_states(self, states: Mapping[str, RuleState]) -> None:
+        self._shard.reset_rule_states(states)
+
+    def export_rows(self, first: int, last: int) -> Mapping[str, Tensor]:
+        return self._shard.export_rows(first, last)
+
+    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        self._shard.import_rows(first, rows)
+
+    @property
+    def closed(self) -> bool:
+        return self._shard.closed
+
+    def close(self) -> None:
+        self._shard.close()
+        self._rows = self._rows[:0].clone()
+
+
+class PygEmbeddingStore(_RowStore):
     """A table in ranges.
 
     Args:
@@ -32,6 +63,8 @@ class PygEmbeddingStore:
         router: The way to the other ranks.
         prefetcher: Makes what prefetches from the rows that it is given; called once, on all ranks.
     """
+
+    _shard: EmbeddingShard
 
     def __init__(self, spec: EmbeddingSpec, router: Router, prefetcher: Callable[[Router, Tensor], Prefetcher]) -> None:
         self.spec = spec
@@ -85,18 +118,15 @@ class PygEmbeddingStore:
 
         return finish
 
-    @property
-    def closed(self) -> bool:
-        return self._shard.closed
-
     def close(self) -> None:
-        self._shard.close()
-        self._rows = self._rows[:0].clone()
+        super().close()
         self._prefetcher = None
 
 
-class PygTensorStore:
+class PygTensorStore(_RowStore):
     """A tensor in ranges of rows. Of several ranks that write a row, the one of the highest number wins."""
+
+    _shard: TensorShard
 
     def __init__(self, spec: TensorSpec, router: Router) -> None:
         self.spec = spec
@@ -133,14 +163,6 @@ class PygTensorStore:
             self._shard.add(positions, rows)
         else:
             self._shard.replace(positions, rows)
-
-    @property
-    def closed(self) -> bool:
-        return self._shard.closed
-
-    def close(self) -> None:
-        self._shard.close()
-        self._rows = self._rows[:0].clone()
 
 
 class PygGraphStore:
