@@ -181,7 +181,7 @@ class SupportsCheckpoint(Protocol):
         ...
 
     def reset_rule_states(self, states: Mapping[str, RuleState]) -> None:
-        """Forget all that is kept beside the rows, and begin with ``states``: their steps, and tensors of initial values.
+        """Forget all that is kept beside the rows, and begin with ``states``: their steps, and initial values.
 
         Collective. A class is known by its name alone and need not be there; when a rule of that name is applied to the
         store it finds this state.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
@@ -21,18 +24,51 @@ if TYPE_CHECKING:
     Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 BLOCK_BYTES = 16 << 20  # what is held in memory of rows on their way
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Layout:
+    """Where tensors are in a file.
+
+    Args:
+        shapes: The type and shape of each.
+
+    Attributes:
+        header: What the file begins with.
+        starts: Where the first byte of each tensor is.
+        size: Bytes of the file.
+
+    Raises:
+        DataFormatError: A type that such files do not hold.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        entries: dict[str, object] = {}
+        offsets: dict[str, int] = {}
+        end = 0
+        for name, (dtype, shape) in shapes.items():
+            if dtype not in NAMES:
+                raise DataFormatError(f"{name!r} is of {dtype}, which cannot be saved; convert it with .to(...)")
+            offsets[name] = end
+            end += dtype.itemsize * math.prod(shape)
+            entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [offsets[name], end]}
+        text = json.dumps(entries).encode()
+        text += b" " * (-len(text) % 8)
+        self.header = len(text).to_bytes(8, "little") + text
+        self.starts = {name: len(self.header) + offset for name, offset in offsets.items()}
+        self.size = len(self.header) + end
 
 
 class TensorFile:
@@ -47,27 +83,22 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, shapes: Shapes) -> None:
-        header: dict[str, object] = {}
-        begin = 0
-        for name, (dtype, shape) in shapes.items():
-            if dtype not in _NAMES:
-                raise DataFormatError(f"{name!r} is of {dtype}, which cannot be saved; convert it with .to(...)")
-            end = begin + dtype.itemsize * torch.Size(shape).numel()
-            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-            begin = end
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        self._starts = {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}  # type: ignore[index]
-        self._shapes = shapes
+        layout = Layout(shapes)
+        self._starts, self._shapes = layout.starts, shapes
         self._file: BinaryIO = path.open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
-        self._file.truncate(8 + len(text) + begin)
+        self._file.write(layout.header)
+        self._file.truncate(layout.size)
 
     def write(self, name: str, first: int, rows: Tensor) -> None:
         """Write rows ``[K, ...]`` at row ``first`` of a tensor and after it."""
         dtype, shape = self._shapes[name]
-        self._file.seek(self._starts[name] + first * dtype.itemsize * torch.Size(shape[1:]).numel())
-        self._file.write(rows.contiguous().view(-1).view(torch.uint8).numpy().data)
+        self._file.seek(self._starts[name] + first * dtype.itemsize * math.prod(shape[1:]))
+        self._file.write(as_bytes(rows))
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +107,62 @@ class TensorFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+class TensorReader:
+    """A file as :class:`TensorFile` writes it, read by rows; a context manager.
+
+    Rows are read, not mapped: memory holds no more than what was asked for, and a file that becomes shorter meanwhile
+    is an error, not the end of the process.
+
+    Args:
+        path: The file.
+        shapes: The type and shape of each tensor that it was written with, in the same order.
+
+    Raises:
+        DataFormatError: It is no regular file of just these tensors.
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, shapes: Shapes) -> None:
+        layout = Layout(shapes)
+        self._path, self._shapes, self._starts = path, shapes, layout.starts
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DataFormatError(f"{path} is no regular file")
+        if about.st_size != layout.size:
+            raise DataFormatError(f"{path} has {about.st_size:,} bytes, not the {layout.size:,} it was written with")
+        self._file: BinaryIO = path.open("rb", buffering=0)
+        if self._file.read(len(layout.header)) != layout.header:
+            self._file.close()
+            raise DataFormatError(f"{path} begins with other bytes than it was written with")
+
+    def read(self, name: str, first: int, last: int) -> Tensor:
+        """Read rows ``first`` to ``last``, excluded, of a tensor; one without dimensions is a row."""
+        dtype, shape = self._shapes[name]
+        rows = torch.empty(last - first, *shape[1:], dtype=dtype)
+        width = dtype.itemsize * math.prod(shape[1:])
+        place = as_bytes(rows)
+        self._file.seek(self._starts[name] + first * width)
+        while place.nbytes:
+            count = self._file.readinto(place)  # type: ignore[attr-defined]  # a raw file has it
+            if not count:
+                raise DataFormatError(f"{self._path} ends within tensor {name!r}")
+            place = place[count:]
+        return rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def as_bytes(rows: Tensor) -> memoryview:
+    """Return the bytes of a tensor on the CPU, in its memory if it is contiguous."""
+    return rows.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from distgnn.protocols import Backend
 
 DEFAULT_PORT = 29500
+_TEXT_BYTES = 1000
 
 
 class Session:
@@ -106,6 +107,12 @@ class Session:
         everywhere = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(everywhere, padded)
         return torch.cat([part[:count] for part, count in zip(everywhere, counts.tolist(), strict=True)])
+
+    def texts(self, text: str) -> list[str]:
+        """Return the text of every rank, of each the first 1,000 bytes; collective."""
+        content = bytearray(text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES))
+        found = self.gather(torch.frombuffer(content, dtype=torch.uint8)[None])
+        return [bytes(one.tolist()).decode(errors="ignore").rstrip() for one in found]
 
     def from_main(self, rows: Tensor) -> Tensor:
         """Return what rank 0 gives; the others give a tensor like it, which is overwritten. Collective."""

@@ -1,0 +1,222 @@
+"""Checkpoints: all that a training job needs to go on, in a folder that is there whole or not at all.
+
+Every rank writes its own rows of every store, and their state, into a file of its own, a block at a time; rank 0 writes
+what the ranks have in common as well, and last of all the manifest. Until then the folder has a hidden name. So a crash
+leaves what was there before, and nothing new. Any number of ranks, on any backend that
+:class:`~distgnn.SupportsCheckpoint`, can load it: each reads the rows that it owns, wherever they are.
+
+Nothing in it is a pickle, and what is read is compared, not trusted: reading cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from distgnn.errors import CheckpointError, CheckpointWriteError
+from distgnn.nn.stored import StoredEmbedding
+from distgnn.protocols import SupportsCheckpoint
+from distgnn.train.checkpoint_folder import draft_of, sync_folder
+from distgnn.train.checkpoint_reader import CheckpointReader
+from distgnn.train.checkpoint_writer import Table, write_tables
+from distgnn.train.manifest import (
+    Manifest,
+    SavedFile,
+    SavedStore,
+    dtype_of,
+    file_name,
+    parse_file,
+    read_manifest,
+    shape_of,
+    stored_name,
+    write_manifest,
+)
+from distgnn.train.plain_state import encode
+from distgnn.train.random_state import random_state
+from distgnn.train.together import together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    from distgnn.protocols import EmbeddingStore, TensorStore
+    from distgnn.train.session import Session
+
+    Report = Callable[[int], None]
+
+
+class Stateful(Protocol):
+    """What a checkpoint saves besides stores: a module, an optimizer, a scheduler, an object of your own."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return tensors, numbers, texts, lists and dictionaries of these."""
+        ...
+
+    def load_state_dict(self, state_dict: Any, /) -> object:
+        """Take what :meth:`state_dict` gave."""
+        ...
+
+
+class Checkpoint:
+    """Saves and loads what a training job needs to go on; every call is collective.
+
+    Each rank keeps the state of its random number generators: torch's, of the CPU and of CUDA devices, NumPy's and
+    Python's. On another number of ranks, all of them take that of rank 0.
+
+    Args:
+        session: The ranks.
+        parts: What to save, by name; the same on every rank. The stored embeddings of modules among them are saved too.
+        stores: More stores to save, by name.
+        report: Is told the bytes of this rank that are done, piece by piece.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        parts: Mapping[str, Stateful],
+        stores: Mapping[str, EmbeddingStore | TensorStore] | None = None,
+        *,
+        report: Report = lambda _count: None,
+    ) -> None:
+        self._session = session
+        self._parts = dict(parts)
+        self._more = dict(stores or {})
+        self._report = report
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint.
+
+        Args:
+            path: Its folder, which all ranks see and which is not there yet.
+
+        Raises:
+            CheckpointWriteError: It cannot be written, by whichever rank; nothing is there then.
+            CheckpointError: A store cannot be saved, or a part has what cannot be saved.
+            PeerLostError: A rank is gone or silent.
+        """
+        path = Path(path)
+        draft, about = draft_of(path), f"writing of checkpoint {path}"
+        stores = self._stores()
+        main = self._session.is_main
+        try:
+            self._do(self._begin(path, draft) if main else iter(()), about)
+            self._do(self._write(draft, stores), about)
+            self._do(self._finish(path, draft) if main else iter(()), about)
+        except BaseException:
+            if main:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    def load(self, path: str | Path) -> None:
+        """Read a checkpoint, written by any number of ranks on any backend.
+
+        What does not fit, and whatever is damaged in what is not a store, is an error before anything has changed. A
+        damaged block of a store is one when it is met: the job has part of the rows then, and goes on by loading
+        another checkpoint.
+
+        Raises:
+            CheckpointNotFoundError: There is none, or a file of it is missing.
+            CheckpointFormatError: It is damaged, of a newer version, or of another model or other stores.
+            PeerLostError: A rank is gone or silent.
+        """
+        path = Path(path)
+        about = f"reading of checkpoint {path}"
+        loading = CheckpointReader(path, self._session)
+        self._do(loading.prepare(self._parts), about)
+        stores = self._stores(loading.manifest)
+        self._do(loading.check_stores(stores), about)
+        for name, store in stores.items():
+            store.reset_rule_states(loading.manifest.stores[name].rules)
+        self._do(loading.read_stores(stores), about)
+        self._do(loading.load_parts(self._parts), about)
+
+    def _do(self, work: Iterator[int], about: str) -> None:
+        together(self._session, work, about, self._report)
+
+    def _stores(self, manifest: Manifest | None = None) -> dict[str, SupportsCheckpoint]:
+        """Find the stores, those of modules as well, which get their sizes from the manifest where they have none."""
+        found: dict[str, object] = dict(self._more)
+        for part in self._parts.values():
+            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+                if isinstance(module, StoredEmbedding):
+                    saved = manifest.stores.get(module.name) if manifest is not None else None
+                    if module.num_embeddings is None and saved is not None:
+                        module.set_num_embeddings(saved.shape[0])
+                    if manifest is not None:
+                        module.take_gradients()
+                    found.setdefault(module.name, module.open_store())
+        stores: dict[str, SupportsCheckpoint] = {}
+        for name, store in found.items():
+            if store is None:
+                continue  # it has no size yet
+            if not isinstance(store, SupportsCheckpoint):
+                raise CheckpointError(
+                    f"store {name!r} cannot be saved: its {type(store).__name__} has not the members of "
+                    "SupportsCheckpoint; use a backend whose stores have them"
+                )
+            stores[name] = store
+        return stores
+
+    @staticmethod
+    def _begin(path: Path, draft: Path) -> Iterator[int]:
+        if path.exists() or path.is_symlink():
+            raise CheckpointWriteError(f"{path} is there already; choose another name, or remove it")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield 0
+
+    def _write(self, draft: Path, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
+        """Write this rank's file, and beside it what the manifest will say of it."""
+        rank = self._session.rank
+        if not draft.is_dir():
+            raise CheckpointWriteError(
+                f"rank {rank} does not see the folder {draft} that rank 0 made: all ranks need the same file system"
+            )
+        whole: dict[str, Tensor] = {}
+        parts = {name: part.state_dict() for name, part in self._parts.items()} if rank == 0 else None
+        state, numbers = encode(parts, whole, "state"), encode(random_state(), whole, "random")
+        told = {
+            name: SavedStore(dtype_of(name, store), shape_of(store), store.rule_states())
+            for name, store in stores.items()
+        }
+        tables = [Table(range(rows.size(0)), partial(_some, key, rows)) for key, rows in whole.items()]
+        tables += [Table(store.own_rows, partial(_export, name, store)) for name, store in stores.items()]
+        tensors = yield from write_tables(draft / file_name(rank), tables)
+        spans = {name: (store.own_rows.start, store.own_rows.stop) for name, store in stores.items()}
+        about = {
+            "file": asdict(SavedFile(spans, tensors, numbers)),
+            "state": state,
+            "stores": {name: asdict(store) for name, store in told.items()},
+        }
+        (draft / f"rank-{rank}.json").write_text(json.dumps(about))
+
+    def _finish(self, path: Path, draft: Path) -> Iterator[int]:
+        """Put the manifest together, see to it that all is on the disk, and give the folder its name."""
+        told = []
+        for rank in range(self._session.world_size):
+            beside = draft / f"rank-{rank}.json"
+            told.append(json.loads(beside.read_text()))
+            beside.unlink()
+        files = tuple(parse_file(one["file"]) for one in told)
+        stores = {name: SavedStore(**one) for name, one in told[0]["stores"].items()}
+        write_manifest(draft, Manifest(told[0]["state"], stores, files))
+        read_manifest(draft)
+        sync_folder(draft)
+        draft.rename(path)
+        sync_folder(path.parent)
+        yield 0
+
+
+def _some(name: str, rows: Tensor, first: int, last: int) -> dict[str, Tensor]:
+    return {name: rows[first:last]}
+
+
+def _export(name: str, store: SupportsCheckpoint, first: int, last: int) -> dict[str, Tensor]:
+    return {stored_name(name, key): rows for key, rows in store.export_rows(first, last).items()}

@@ -1,0 +1,163 @@
+"""Reading a checkpoint: what all ranks have in common, and the rows that this rank owns."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
+from distgnn.graph.tensor_files import NAMES, TensorReader, as_bytes
+from distgnn.train.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
+from distgnn.train.plain_state import decode, tensor_names
+from distgnn.train.random_state import set_random_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from distgnn.protocols import SupportsCheckpoint
+    from distgnn.train.checkpoint import Stateful
+    from distgnn.train.session import Session
+
+
+class CheckpointReader:
+    """A checkpoint while a rank reads it.
+
+    Attributes:
+        manifest: Its manifest, after :meth:`prepare`.
+    """
+
+    manifest: Manifest
+
+    def __init__(self, path: Path, session: Session) -> None:
+        self._path, self._session = path, session
+        self._states: dict[str, Any] = {}
+        self._random: object = None
+
+    def prepare(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
+        """Read what is no store."""
+        try:
+            yield from self._prepare(parts)
+        except RecursionError as error:
+            raise self._damaged(f"the manifest of {self._path} is nested too deeply") from error
+
+    def _prepare(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
+        self.manifest = manifest = read_manifest(self._path)
+        for rank in range(len(manifest.files)):
+            self._open(rank).__exit__(None, None, None)
+        states = decode(manifest.state, self._tensors(0, manifest.state))
+        self._states = states if isinstance(states, dict) else {}
+        if self._states.keys() != parts.keys():
+            raise self._other(f"it has the parts {', '.join(map(str, self._states))}", ", ".join(parts))
+        ranks = len(manifest.files)
+        source = self._session.rank if ranks == self._session.world_size else 0
+        numbers = manifest.files[source].random
+        self._random = decode(numbers, self._tensors(source, numbers))
+        for name, part in parts.items():
+            if isinstance(part, torch.nn.Module):
+                own, saved = _kinds_of(part.state_dict()), _kinds_of(self._states[name])
+                if own != saved:
+                    differ = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
+                    raise self._other(
+                        f"{name} has {differ[0]!r} as {saved.get(differ[0], 'nothing')}",
+                        str(own.get(differ[0], "nothing")),
+                    )
+        yield 0
+
+    def check_stores(self, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
+        """Compare the stores with those that were saved."""
+        saved = {name: (one.dtype, one.shape) for name, one in self.manifest.stores.items()}
+        own = {name: (dtype_of(name, store), shape_of(store)) for name, store in stores.items()}
+        if own != saved:
+            raise self._other(f"it has the stores {saved}", str(own))
+        yield 0
+
+    def read_stores(self, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
+        """Read the rows that this rank owns, from whichever files they are in."""
+        for rank, file in enumerate(self.manifest.files):
+            for name, store in stores.items():
+                keys, (start, stop) = list(self.manifest.stores[name].tensors(name, 0)), file.stores[name]
+                first, last = max(start, store.own_rows.start), min(stop, store.own_rows.stop)
+                for begin, block in self._blocks(rank, keys, first - start, last - start):
+                    rows = {key.removeprefix(stored_name(name, "")): one for key, one in block.items()}
+                    store.import_rows(start + begin, rows)
+                    yield sum(one.nbytes for one in rows.values())
+
+    def load_parts(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
+        """Give each part its state, and this process its random numbers."""
+        for name, part in parts.items():
+            try:
+                part.load_state_dict(self._states[name])
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointFormatError(
+                    f"checkpoint {self._path} does not fit: {name} cannot take its state ({error!r}); load it into "
+                    "what it was saved from"
+                ) from error
+            yield 0
+        set_random_state(self._random)
+
+    def _open(self, rank: int) -> TensorReader:
+        file, path = self.manifest.files[rank], self._path / file_name(rank)
+        try:
+            return TensorReader(path, {name: tensor.layout for name, tensor in file.tensors.items()})
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(f"{path} is missing; copy the whole folder again") from error
+        except DataFormatError as error:
+            raise self._damaged(str(error)) from error
+
+    def _tensors(self, rank: int, state: object) -> dict[str, Tensor]:
+        """Read the tensors that a state refers to."""
+        found: dict[str, Tensor] = {}
+        for name in tensor_names(state):
+            saved = self.manifest.files[rank].tensors.get(name)
+            if saved is None:
+                raise self._damaged(f"{self._path / file_name(rank)} has no tensor {name!r}")
+            whole = torch.empty(saved.shape, dtype=saved.layout[0])
+            for begin, block in self._blocks(rank, [name], 0, saved.shape[0]):
+                whole[begin : begin + block[name].size(0)] = block[name]
+            found[name] = whole
+        return found
+
+    def _blocks(self, rank: int, keys: list[str], first: int, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Read rows ``first`` to ``last`` of some tensors of a file, and check the blocks that they are in.
+
+        Yields:
+            The first of some rows, and those of each tensor.
+        """
+        some = self.manifest.files[rank].tensors[keys[0]]
+        with self._open(rank) as reader:
+            for start in range(first // some.block * some.block, last, some.block) if first < last else ():
+                stop = min(start + some.block, some.shape[0])
+                wanted = slice(max(start, first) - start, min(stop, last) - start)
+                yield max(start, first), {key: self._read(reader, rank, key, start, stop)[wanted] for key in keys}
+
+    def _read(self, reader: TensorReader, rank: int, name: str, first: int, last: int) -> Tensor:
+        """Read one block."""
+        tensor, path = self.manifest.files[rank].tensors[name], self._path / file_name(rank)
+        try:
+            rows = reader.read(name, first, last)
+        except DataFormatError as error:
+            raise self._damaged(str(error)) from error
+        if zlib.crc32(as_bytes(rows)) != tensor.checksums[first // tensor.block]:
+            raise self._damaged(f"{path} was changed after it was written: rows {first} to {last} of {name!r} differ")
+        return rows
+
+    @staticmethod
+    def _damaged(what: str) -> CheckpointFormatError:
+        return CheckpointFormatError(f"{what}; load another checkpoint, or copy this one again from where it is whole")
+
+    def _other(self, saved: str, own: str) -> CheckpointFormatError:
+        return CheckpointFormatError(
+            f"checkpoint {self._path} is of another job: {saved}, and this job has {own}; load it into the model and "
+            "the stores that it was saved from"
+        )
+
+
+def _kinds_of(state: Mapping[str, Any]) -> dict[str, str]:
+    """Say of the tensors of a module what they are."""
+    tensors = {key: one for key, one in state.items() if isinstance(one, torch.Tensor)}
+    return {key: f"{NAMES.get(one.dtype, str(one.dtype))}{list(one.shape)}" for key, one in tensors.items()}
