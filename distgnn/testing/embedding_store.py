@@ -19,6 +19,7 @@ from distgnn.errors import (
 from distgnn.initial import initial_rows
 from distgnn.optim.rules import SGD
 from distgnn.protocols import SupportsPrefetch
+from distgnn.testing.checkpoints import EmbeddingCheckpointTests
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
 from distgnn.testing.oracles import DictOfRows
 from distgnn.testing.state_machines import EmbeddingMachine, run_in_lock_step
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from distgnn.testing.embedding_updates import OpenEmbedding
 
 
-class EmbeddingStoreTests(EmbeddingUpdateTests):
+class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests):
     """Subclass it and override ``backend``; see :mod:`distgnn.testing`."""
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -44,6 +44,12 @@ class DictOfRows:
             rule.update(content, self._state[type(rule), row], total[None], self._steps[type(rule)])
             self._rows[row] = content[0].to(self._rows[row].dtype)
 
+    def state(self, rule: UpdateRule, row: int) -> dict[str, Tensor]:
+        """Give the state ``[1, width]`` of a row, by name."""
+        width = self._rows[row].numel()
+        initial = {name: torch.full((1, spec.width), spec.initial) for name, spec in rule.state(width).items()}
+        return self._state.get((type(rule), row), initial)
+
     def table(self, device: torch.device) -> Tensor:
         """Give all rows, in order."""
         return torch.stack(list(self._rows.values())).to(device)

@@ -12,12 +12,12 @@ from distgnn.errors import CheckpointFormatError
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's generators, of the CPU and of CUDA devices, of NumPy's and of Python's."""
+    """Return the state of torch's generators, of the CPU and of the CUDA device in use, of NumPy's and of Python's."""
     version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the state of a generator that others may use
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": (version, torch.tensor(words), gauss),
     }
@@ -31,8 +31,8 @@ def set_random_state(state: Any) -> None:
     """
     try:
         torch.set_rng_state(state["torch"])
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
         kind, keys, *rest = state["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002  # as above
         version, words, gauss = state["python"]

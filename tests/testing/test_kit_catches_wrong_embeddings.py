@@ -222,7 +222,55 @@ class RefusedCallsAreSteps(MemoryEmbeddingStore):
             raise
 
 
+class OneRowIsNobodys(MemoryEmbeddingStore):
+    @property
+    def own_rows(self) -> range:
+        return range(1, self.num_embeddings)
+
+    @own_rows.setter
+    def own_rows(self, rows: range) -> None:
+        pass
+
+
+class ExportsInitialRows(MemoryEmbeddingStore):
+    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
+        return {**super().export_rows(first, last), "rows": initial_rows(self.spec, first, last)}
+
+
+class ExportsNoState(MemoryEmbeddingStore):
+    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
+        return {"rows": super().export_rows(first, last)["rows"]}
+
+
+class StepsAreNotPutBack(MemoryEmbeddingStore):
+    def reset_rule_states(self, states: dict[str, RuleState]) -> None:
+        super().reset_rule_states({rule: state._replace(steps=0) for rule, state in states.items()})
+
+
+class StateIsNotPutBack(MemoryEmbeddingStore):
+    def import_rows(self, first: int, rows: dict[str, Tensor]) -> None:
+        kept = {name: values.clone() for name, values in self.export_rows(first, first + len(rows["rows"])).items()}
+        super().import_rows(first, {**kept, "rows": rows["rows"]})
+
+
+class OldStateStays(MemoryEmbeddingStore):
+    def reset_rule_states(self, states: dict[str, RuleState]) -> None:
+        super().reset_rule_states({**self.rule_states(), **states})
+
+
+class OnlyKnownRulesAreKept(MemoryEmbeddingStore):
+    def reset_rule_states(self, states: dict[str, RuleState]) -> None:
+        super().reset_rule_states({rule: state for rule, state in states.items() if "distgnn" in rule})
+
+
 CAUGHT_BY = {
+    OneRowIsNobodys: "test_the_rows_that_ranks_save_are_all_rows_once",
+    ExportsInitialRows: "test_a_table_that_is_put_back_goes_on_as_the_one_it_was_taken_from",
+    ExportsNoState: "test_exported_state_is_that_of_a_dict_of_rows",
+    StepsAreNotPutBack: "test_reset_state_has_its_steps_and_initial_values",
+    StateIsNotPutBack: "test_a_table_that_is_put_back_goes_on_as_the_one_it_was_taken_from",
+    OldStateStays: "test_reset_state_has_its_steps_and_initial_values",
+    OnlyKnownRulesAreKept: "test_state_of_a_rule_that_nobody_knows_is_kept",
     LookupGivesViews: "test_changing_looked_up_rows_does_not_change_the_store",
     LookupForgetsTheOrder: "test_lookup_keeps_the_order_of_ids_and_repeats_duplicates",
     LookupNeedsIds: "test_lookup_of_no_ids_gives_no_rows",

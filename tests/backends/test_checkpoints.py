@@ -1,0 +1,65 @@
+"""A checkpoint goes from one backend and number of ranks to another."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from distgnn import SupportsCheckpoint
+from distgnn.backends.memory import MemoryBackend
+from tests.backends.checkpoint_rank import Job as Training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from tests.backends.conftest import Job, StartJob
+
+
+def losses(job: Job) -> list[float]:
+    assert set(job.codes(timeout=60)) == {0}, job.errors(0)
+    (found,) = re.findall(r"^losses (.*)$", job.output(0), re.MULTILINE)[-1:]
+    return [float(number) for number in found.split()]
+
+
+def contents(path: Path) -> dict[str, Tensor]:
+    """Load a checkpoint on the memory backend, and return all that its stores hold."""
+    backend = MemoryBackend()
+    training = Training(backend, seed=5)
+    training.checkpoint.load(path)
+    assert training.model.node_features is not None
+    stores = {"nodes": training.model.node_features.embedding.open_store(), **training.stores}
+    found = {}
+    for name, store in stores.items():
+        assert isinstance(store, SupportsCheckpoint)
+        for key, rows in store.export_rows(0, len(store.own_rows)).items():
+            found[f"{name}/{key}"] = rows
+        for rule, state in store.rule_states().items():
+            found[f"{name}/{rule}"] = torch.tensor(state.steps)
+    backend.close()
+    return found
+
+
+@pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here")
+def test_a_job_goes_on_from_another_backend_and_another_number_of_ranks(start_job: StartJob, tmp_path: Path) -> None:
+    rank, folder = "checkpoint_rank.py", str(tmp_path)
+    one = start_job(rank, "dgl", folder, "train", "save=a", "train", world_size=2)
+    expected = losses(one)
+    other = start_job(rank, "pyg", folder, "load=a", "save=b", "train", world_size=3)
+    assert losses(other) == pytest.approx(expected, rel=1e-5)
+    before, after = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert {"nodes/distgnn.optim.rules.Adam/exp_avg", "words/distgnn.optim.rules.Adagrad/sum"} < before.keys()
+    assert before.keys() == after.keys()
+    for name, rows in before.items():
+        assert torch.equal(rows, after[name]), name
+    backend = MemoryBackend()
+    alone = Training(backend, seed=6)
+    alone.checkpoint.load(tmp_path / "b")
+    assert alone.train() == pytest.approx(expected, rel=1e-5)
+    assert alone.counts.read(torch.arange(57))[:, 1, 2].tolist() == [6 * row for row in range(57)]
+    backend.close()
