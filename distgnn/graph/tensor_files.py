@@ -86,8 +86,12 @@ class TensorFile:
         layout = Layout(shapes)
         self._starts, self._shapes = layout.starts, shapes
         self._file: BinaryIO = path.open("wb")
-        self._file.write(layout.header)
-        self._file.truncate(layout.size)
+        try:
+            self._file.write(layout.header)
+            self._file.truncate(layout.size)
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, name: str, first: int, rows: Tensor) -> None:
         """Write rows ``[K, ...]`` at row ``first`` of a tensor and after it."""

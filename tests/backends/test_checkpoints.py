@@ -34,7 +34,7 @@ def contents(path: Path) -> dict[str, Tensor]:
     training.checkpoint.load(path)
     assert training.model.node_features is not None
     stores = {"nodes": training.model.node_features.embedding.open_store(), **training.stores}
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, store in stores.items():
         assert isinstance(store, SupportsCheckpoint)
         for key, rows in store.export_rows(0, len(store.own_rows)).items():
