@@ -37,6 +37,7 @@ from distgnn.errors import (
     SpecError,
     StoreClosedError,
     StoreError,
+    TrainingStoppedError,
     UnknownBackendError,
     UnknownDatasetError,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "SupportsRanks",
     "TensorSpec",
     "TensorStore",
+    "TrainingStoppedError",
     "UnknownBackendError",
     "UnknownDatasetError",
     "UpdateRule",

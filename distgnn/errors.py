@@ -21,6 +21,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     ├── CallOrderError                  (RuntimeError)     calls in a wrong order (of ranks: under DISTGNN_DEBUG=1)
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
+    ├── TrainingStoppedError            (RuntimeError)     training was asked to end, and has saved
     ├── CheckpointError
     │   ├── CheckpointNotFoundError     (FileNotFoundError)  no checkpoint there, or not all of it
     │   ├── CheckpointFormatError       (ValueError)       damaged, of another run, or of a newer version
@@ -110,6 +111,10 @@ class GraphInputError(DistGNNError, ValueError):
 
 class ConfigError(DistGNNError, ValueError):
     """An option of a training run has a value that cannot be, or does not go with the others."""
+
+
+class TrainingStoppedError(DistGNNError, RuntimeError):
+    """Training was asked to end before its time, and has written a checkpoint; the text says where."""
 
 
 class CheckpointError(DistGNNError):

@@ -120,6 +120,15 @@ def train(  # one local a command line option
     runs: int = typer.Option(
         _DEFAULT.runs, help="Train so often, with seeds seed, seed + 1, ...", rich_help_panel=_TRAINING
     ),
+    checkpoint_every: int = typer.Option(
+        None, help="Write a checkpoint after every so many epochs.  \\[default: none]", rich_help_panel=_OUTPUT
+    ),
+    keep: int = typer.Option(_DEFAULT.keep, help="How many checkpoints stay.", rich_help_panel=_OUTPUT),
+    resume: str = typer.Option(
+        None,
+        help="Go on from a checkpoint or run folder; 'latest': with the run of --name.",
+        rich_help_panel=_OUTPUT,
+    ),
     edges: str = typer.Option(
         None,
         help="Edge file: .csv, .tsv, .txt (also .gz), .npz or .pt. Without it, a generated graph.",

@@ -90,11 +90,12 @@ class Checkpoint:
         self._more = dict(stores or {})
         self._report = report
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, notes: object = None) -> None:
         """Write a checkpoint.
 
         Args:
             path: Its folder, which all ranks see and which is not there yet.
+            notes: What :func:`~distgnn.train.manifest.read_manifest` gives back; anything that JSON has.
 
         Raises:
             CheckpointWriteError: It cannot be written, by whichever rank; nothing is there then.
@@ -108,7 +109,7 @@ class Checkpoint:
         try:
             self._do(self._begin(path, draft) if main else iter(()), about)
             self._do(self._write(draft, stores), about)
-            self._do(self._finish(path, draft) if main else iter(()), about)
+            self._do(self._finish(path, draft, notes) if main else iter(()), about)
         except BaseException:
             if main:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -197,7 +198,7 @@ class Checkpoint:
         }
         (draft / f"rank-{rank}.json").write_text(json.dumps(about))
 
-    def _finish(self, path: Path, draft: Path) -> Iterator[int]:
+    def _finish(self, path: Path, draft: Path, notes: object) -> Iterator[int]:
         """Put the manifest together, see to it that all is on the disk, and give the folder its name."""
         told = []
         for rank in range(self._session.world_size):
@@ -206,7 +207,7 @@ class Checkpoint:
             beside.unlink()
         files = tuple(parse_file(one["file"]) for one in told)
         stores = {name: SavedStore(**one) for name, one in told[0]["stores"].items()}
-        write_manifest(draft, Manifest(told[0]["state"], stores, files))
+        write_manifest(draft, Manifest(told[0]["state"], stores, files, notes))
         read_manifest(draft)
         sync_folder(draft)
         draft.rename(path)

@@ -60,6 +60,10 @@ class TrainConfig:
         seed: Seed of weights, embeddings, splits and batches.
         runs: Train so many times, with seeds ``seed``, ``seed + 1``, ...
         folds: Cross-validate a graph data set in so many folds, by the GIN paper's protocol; 0 splits once.
+        checkpoint_every: Write a checkpoint after so many epochs, and after the last; None writes none.
+        keep: How many of the checkpoints stay.
+        resume: Go on from a checkpoint, its folder or that of a run; ``"latest"`` goes on with the run of this
+            ``name``, from its last checkpoint, or starts it where there is none.
         out: Folder of runs.
         name: Folder of this run within ``out``; None makes a name.
         root: Folder with the data set in PyG's layout; None looks in ``DISTGNN_DATA``.
@@ -104,6 +108,9 @@ class TrainConfig:
     seed: int = 0
     runs: int = 1
     folds: int = 0
+    checkpoint_every: int | None = None
+    keep: int = 3
+    resume: str | None = None
     out: str = "runs"
     name: str | None = None
     root: str | None = None
@@ -115,10 +122,11 @@ class TrainConfig:
     num_edges: int | None = None
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "eval_every", "hidden_channels", "num_layers", "runs")
+        counts = ("epochs", "eval_every", "hidden_channels", "num_layers", "runs", "keep")
         optional_counts = (
             "batch_size",
             "steps_per_epoch",
+            "checkpoint_every",
             "embedding_dim",
             "edge_embedding_dim",
             "num_nodes",

@@ -47,13 +47,16 @@ class Graphs:
         self._split = split
         self._batch_size = batch_size
         self._order = torch.Generator().manual_seed(seed)
+        self._epoch = 0
         self._held_out = tuple(part for part in HELD_OUT if part in split)
 
     def train(self, epoch: int) -> Iterator[Step]:
-        """Yield batches in another order each time."""
-        del epoch  # the generator goes on from where the epoch before left it
+        """Yield batches in another order in each epoch."""
         positions = torch.tensor(self._split["train"])
-        return self._steps(positions[torch.randperm(len(positions), generator=self._order)], self._batch_size)
+        for _ in range(self._epoch, epoch):  # several, where a job goes on from a checkpoint
+            order = torch.randperm(len(positions), generator=self._order)
+        self._epoch = epoch
+        return self._steps(positions[order], self._batch_size)
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go through the held-out graphs."""

@@ -102,11 +102,13 @@ class Manifest:
         state: What all ranks have in common, encoded.
         stores: The stores.
         files: What each rank wrote.
+        notes: Whatever JSON the writer wants to find again.
     """
 
     state: object
     stores: Mapping[str, SavedStore]
     files: tuple[SavedFile, ...]
+    notes: object = None
 
 
 def file_name(rank: int) -> str:
@@ -203,7 +205,7 @@ def _parse(content: Any) -> Manifest:
             raise ValueError(f"store {name!r} has {end} rows, not {store.shape[0]}")
     if not files:
         raise ValueError("there are no files")
-    return Manifest(content["state"], stores, files)
+    return Manifest(content["state"], stores, files, content["notes"])
 
 
 def _tensor(name: str, found: Any) -> SavedTensor:

@@ -41,14 +41,15 @@ class RunFolder:
     Args:
         config: The run's options.
         written: Whether this process writes it; of several ranks, one does.
+        continued: Whether the folder may be there already, with what the run did before.
 
     Raises:
         ConfigError: The folder cannot be made or written, or holds another run.
     """
 
-    def __init__(self, config: TrainConfig, *, written: bool = True) -> None:
+    def __init__(self, config: TrainConfig, *, written: bool = True, continued: bool = False) -> None:
         self._metrics: TextIO | None = None
-        self._epochs = 0
+        self._is_new = not continued
         self._config = config
         data = Path(config.partition).name if config.partition else config.dataset
         made_up = f"{data}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -60,7 +61,7 @@ class RunFolder:
                 break
             self.path = self.path.with_name(f"{made_up}-{number}")
         try:
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=continued)
             (self.path / "config.json").write_text(json.dumps(config.as_dict(), indent=2) + "\n")
             self._metrics = (self.path / "metrics.jsonl").open("w", buffering=1)
         except FileExistsError:
@@ -78,12 +79,12 @@ class RunFolder:
     ) -> None:
         if self._metrics is not None:
             self._metrics.close()
-            if not self._epochs:
+            if self._is_new:
                 shutil.rmtree(self.path)
 
     def add(self, epoch: Epoch) -> None:
         """Write one line of metrics."""
-        self._epochs += 1
+        self._is_new = False
         if self._metrics is not None:
             self._metrics.write(json.dumps(epoch.as_dict()) + "\n")
 

@@ -21,6 +21,7 @@ from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
 from distgnn.registry import use
 from distgnn.train.report import RunFolder
+from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.session import Session, join_ip_config
 from distgnn.train.source import Source
 from distgnn.train.trial import Epoch, Trial
@@ -93,6 +94,8 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         ConfigError: The options do not fit the data set, or the folder cannot be written.
         DataError: The data set cannot be loaded.
         BackendError: The backend cannot be opened.
+        CheckpointError: The checkpoint to go on from cannot be read, or one cannot be written.
+        TrainingStoppedError: The process was asked to end, and has saved.
     """
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
@@ -105,13 +108,14 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     with use(config.backend) as backend, ExitStack() as at_the_end:
         session = Session(backend)
         progress = _progress(console)
-        folder = at_the_end.enter_context(RunFolder(config, written=session.is_main))
+        folder = at_the_end.enter_context(RunFolder(config, written=session.is_main, continued=is_continued(config)))
         with console.status("opening the graph"):
             source = Source(config, loaded, session, progress)
         at_the_end.callback(source.close)
         del loaded  # a source in parts or in stores needs it no more
-        with progress:
-            history = _run(config, source, trials, folder, progress)
+        checkpoints = RunCheckpoints(config, session, folder.path, progress)
+        with progress, checkpoints:
+            history = _run(config, source, trials, folder, progress, checkpoints)
         memory = session.gather(torch.tensor([_peak_memory_mb()])).tolist()
     result = _result(config, source.task, history, memory, folder.path)
     if session.is_main:
@@ -125,19 +129,29 @@ def _run(
     trials: Sequence[tuple[int, dict[str, Sequence[int]] | None]],
     folder: RunFolder,
     progress: Progress,
+    checkpoints: RunCheckpoints,
 ) -> list[list[Epoch]]:
-    task = progress.add_task("training", total=len(trials) * config.epochs)
-    history: list[list[Epoch]] = []
+    history = checkpoints.history
+    before = [epoch for trial in history for epoch in trial]
+    for epoch in before:
+        folder.add(epoch)
+    task = progress.add_task("training", total=len(trials) * config.epochs, completed=len(before))
     for number, (seed, split) in enumerate(trials):
+        if number < len(history) - 1:
+            continue  # it was trained before
         trial = Trial(config, source, seed, split=split, number=number)
         try:
-            history.append([])
-            for epoch in trial:
+            if number < len(history):
+                checkpoints.load(trial)
+            else:
+                history.append([])
+            for epoch in trial.train(len(history[-1])):
                 history[-1].append(epoch)
                 folder.add(epoch)
                 test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
+                checkpoints.add(trial, history)
         finally:
             trial.close()
     return history

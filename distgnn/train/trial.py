@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from distgnn.optim import SparseOptimizer
+    from distgnn.train.checkpoint import Stateful
     from distgnn.train.config import TrainConfig
     from distgnn.train.source import Source
     from distgnn.train.steps import Steps
@@ -61,7 +62,7 @@ class Epoch:
 
 
 class Trial:
-    """A model, its optimizers and its split; iterating it trains an epoch at a time.
+    """A model, its optimizers and its split.
 
     Args:
         config: The run's options.
@@ -100,9 +101,19 @@ class Trial:
         if config.use_dist_embedding or config.use_dist_edge_embedding:
             self._sparse = _SPARSE[config.sparse_optimizer](self.model, lr=config.sparse_lr)
 
-    def __iter__(self) -> Iterator[Epoch]:
-        """Train, and yield what each epoch measured."""
-        for epoch in range(1, self._config.epochs + 1):
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint must have for another process to go on after an epoch."""
+        parts: dict[str, Stateful] = {"model": self.model, "dense": self._dense, "schedule": self._schedule}
+        return parts if self._sparse is None else {**parts, "sparse": self._sparse}
+
+    def train(self, done: int = 0) -> Iterator[Epoch]:
+        """Train, and yield what each epoch measured.
+
+        Args:
+            done: How many epochs were trained before what was loaded.
+        """
+        for epoch in range(done + 1, self._config.epochs + 1):
             begin = time.perf_counter()
             loss, train, rows = self._train_epoch(epoch)
             trained = time.perf_counter()

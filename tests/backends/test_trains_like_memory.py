@@ -46,7 +46,7 @@ def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Ten
         split = {"train": list(range(70)), "test": list(range(70, 188))} if dataset.task == "graph" else None
         source = Source(config, None if config.partition else dataset, Session(opened))
         trial = Trial(config, source, 0, split=split)
-        epochs = list(trial)
+        epochs = list(trial.train())
         ends = {}
         for features in (trial.model.node_features, getattr(trial.model, "edge_features", None)):
             if features is not None:

@@ -213,7 +213,7 @@ def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     config = TrainConfig(epochs=3, hidden_channels=8, num_layers=2, dropout=0.0, batch_size=188)
     split = {"train": list(range(100)), "test": list(range(100, 188))}
     source = Source(config, dataset, Session(distgnn.get_backend()))
-    ours = [epoch.loss for epoch in Trial(config, source, 0, split=split)]
+    ours = [epoch.loss for epoch in Trial(config, source, 0, split=split).train()]
 
     torch.manual_seed(0)
     initial = make_model(config, dataset).state_dict()
