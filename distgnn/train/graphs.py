@@ -49,9 +49,9 @@ class Graphs:
         self._order = torch.Generator().manual_seed(seed)
         self._held_out = tuple(part for part in HELD_OUT if part in split)
 
-    def train(self, epoch: int) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
         """Yield batches in another order each time."""
-        del epoch  # the generator goes on from where the epoch before left it
+        del model, epoch  # the generator goes on from where the epoch before left it
         positions = torch.tensor(self._split["train"])
         return self._steps(positions[torch.randperm(len(positions), generator=self._order)], self._batch_size)
 
