@@ -142,7 +142,13 @@ def new_state(rule: UpdateRule, num_rows: int, embedding_dim: int, device: torch
 
 @torch.no_grad()
 def update_rows(
-    rows: Tensor, state: Mapping[str, Tensor], ids: Tensor, gradients: Tensor, rule: UpdateRule, step: int
+    rows: Tensor,
+    state: Mapping[str, Tensor],
+    ids: Tensor,
+    gradients: Tensor,
+    rule: UpdateRule,
+    step: int,
+    places: Tensor | None = None,
 ) -> None:
     """Sum gradients by id, and apply ``rule`` once to each row that has one and to its state, in place.
 
@@ -154,8 +160,11 @@ def update_rows(
         gradients: ``[K, D]``.
         rule: The rule.
         step: Counts the rule's uses on this table, from 1.
+        places: ``[K]``, where in ``gradients``, then of any length, the one for each id is; left out, they are in turn.
     """
     distinct, order, starts = group_by_id(ids)
+    if places is not None:
+        order = places.index_select(0, order)
     gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
     chunk = _chunk(rows)
     for begin in range(0, distinct.numel(), chunk):
