@@ -228,7 +228,7 @@ class Router:
             packed = torch.cat([torch.cat([as_bytes(ids[some]).view(-1, 8), content[some]], dim=1) for some in late])
             too_many_in = [count - part.numel() for count, part in zip(back, came, strict=True)]
             packed = self._in_rounds(packed, too_many, too_many_in, most_too_many, call)
-            late_ids = packed[:, :8].contiguous().view(torch.int64).squeeze(1)
+            late_ids = packed[:, :8].reshape(-1).view(torch.int64)
             late_places = torch.arange(rows.size(0), rows.size(0) + packed.size(0))
             came, places = (
                 list(chain.from_iterable(zip(first, torch.split(more, too_many_in), strict=True)))
