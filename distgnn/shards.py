@@ -55,14 +55,14 @@ class EmbeddingShard:
         return take_rows(opened(self._rows, self.spec), positions)
 
     @torch.no_grad()
-    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        """Sum gradients ``[K, D]`` by position, and apply the rule once to each row that is named; counts as a step."""
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
+        """Do :func:`~distgnn.optim.rows.update_rows`; counts as a step."""
         rows = opened(self._rows, self.spec)
         kind = type(rule)
         if kind not in self._state:
             self._state[kind] = new_state(rule, rows.size(0), rows.size(1), self._device)
         self._steps[kind] = self._steps.get(kind, 0) + 1
-        update_rows(rows, self._state[kind], positions, gradients, rule, self._steps[kind])
+        update_rows(rows, self._state[kind], positions, gradients, rule, self._steps[kind], places)
 
     @property
     def closed(self) -> bool:

@@ -33,14 +33,14 @@ class DGLEmbeddingShard(EmbeddingShard):
         self._kept: list[str] = []
         self._rows = self._keep(key, self._rows, shared=True)
 
-    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
         self.check_open()
         kind, size = type(rule), self._ranges.stop - self._ranges.start
         if kind not in self._state:
             state = new_state(rule, size, self.spec.embedding_dim, CPU)
             keys = {name: f"{self._key}.{kind.__qualname__}.{name}" for name in state}
             self._state[kind] = {name: self._keep(keys[name], state[name], shared=False) for name in state}
-        super().update(positions, gradients, rule)
+        super().update(positions, gradients, rule, places)
 
     def _keep(self, key: str, rows: Tensor, *, shared: bool) -> Tensor:
         kept = self._keeper.keep(key, self._ranges, rows, shared=shared)
