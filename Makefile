@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PLUGINS = plugins/distgnn-mmap plugins/template
 
 .PHONY: help demo test lint bench clean
 
@@ -16,8 +17,9 @@ $(VENV)/demo: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
 	@touch $@
 
-$(VENV)/dev: $(VENV)/demo
+$(VENV)/dev: $(VENV)/demo $(PLUGINS:=/pyproject.toml)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(PLUGINS:%=-e %)
 	@touch $@
 
 demo: $(VENV)/demo  ## Make the environment and train a GIN on MUTAG.

@@ -77,6 +77,7 @@ class Training:
             case.num_classes,
             LAYERS,
             dropout=DROPOUT,
+            norm="batch_norm",
             use_dist_embedding=case.embeddings,
             use_dist_tensor=True,
             halo_staleness=staleness,

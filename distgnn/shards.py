@@ -135,8 +135,8 @@ class EmbeddingShard(RowShard):
         super().__init__(spec, initial_rows(spec, start, stop, out=memory).to(device), start)
 
     @torch.no_grad()
-    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
-        """Sum gradients ``[K, D]`` by position, and apply the rule once to each row that is named; counts as a step.
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
+        """Do :func:`~distgnn.optim.rows.update_rows`; counts as a step.
 
         Raises:
             SpecError: The state that was loaded for the rule's class has other names or widths than the rule's.
@@ -148,7 +148,7 @@ class EmbeddingShard(RowShard):
         kept = self._kept[name]
         check_state(self.spec, name, kept, needed)
         self._kept[name] = kept = kept._replace(steps=kept.steps + 1)
-        update_rows(rows, self._state[name], positions, gradients, rule, kept.steps)
+        update_rows(rows, self._state[name], positions, gradients, rule, kept.steps, places)
 
 
 class TensorShard(RowShard):

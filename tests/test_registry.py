@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import EntryPoints, PackageNotFoundError, entry_points
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Install = Callable[..., None]
 
+INSTALLED = entry_points(group=hookspecs.PROJECT).names  # plugins of this environment, which have no part here
 HOOK = """
 import distgnn
 
@@ -44,11 +45,16 @@ def working(name: str, returned: str = "Engine") -> str:
     return BACKEND.format(name=name) + HOOK.format(returned=returned)
 
 
+def new_entry_points(group: str) -> EntryPoints:
+    return EntryPoints(found for found in entry_points(group=group) if found.name not in INSTALLED)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has chosen nothing yet, and that forgets the plugins afterwards."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
+    monkeypatch.setattr(registry, "entry_points", new_entry_points)
     monkeypatch.setattr(registry, "_manager", manager)
     for state, empty in (("_opened", []), ("_current", []), ("_failures", {})):
         monkeypatch.setattr(registry, state, empty)

@@ -83,7 +83,7 @@ def train(  # one local a command line option
     epochs: int = typer.Option(_DEFAULT.epochs, help="Passes over the training data.", rich_help_panel=_TRAINING),
     batch_size: int = typer.Option(
         None,
-        help="Graphs, or with --mode sampled nodes or edges, a batch.  \\[default: 32, or 1024]",
+        help="Graphs, or with --mode sampled or history nodes or edges, a batch.  \\[default: 32, or 1024]",
         rich_help_panel=_TRAINING,
     ),
     num_neighbors: str = typer.Option(
@@ -96,6 +96,12 @@ def train(  # one local a command line option
     ),
     steps_per_epoch: int = typer.Option(
         None, help="With --mode sampled, at most so many batches an epoch.", rich_help_panel=_TRAINING
+    ),
+    staleness: int = typer.Option(
+        None,
+        help="With --mode full, use rows of other parts for so many steps more; "
+        "with --mode history, let no row be older.  \\[default: full is exact, history has no bound]",
+        rich_help_panel=_TRAINING,
     ),
     eval_every: int = typer.Option(
         _DEFAULT.eval_every, help="Evaluate after every so many epochs.", rich_help_panel=_TRAINING

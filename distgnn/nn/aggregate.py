@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from distgnn.nn.layout import Bags
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from distgnn.nn.layout import Bags, Layout
+    from distgnn.nn.layout import Layout
 
 Part = TypeVar("Part")
-Done = TypeVar("Done")
 
-_CHUNK = 2**18  # numbers in the messages that a thread has in memory at a time
+_CHUNK = 2**19  # numbers in the messages that a thread has in memory at a time
+_LARGE = 2**25  # bytes; memory of this size glibc asks the system for every time
 
 
 def neighbor_sum(x: Tensor, layout: Layout) -> Tensor:
@@ -44,8 +46,7 @@ class _NeighborSum(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: Layout, reverse: bool) -> Tensor:
         ctx.layout, ctx.reverse = layout, reverse
-        bags = layout.outgoing if reverse else layout.incoming
-        return _sum_bags(x.contiguous(), bags.neighbors, bags.offsets)
+        return _sum_rows(x.contiguous(), layout.outgoing if reverse else layout.incoming)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -77,13 +78,12 @@ class _NeighborReluSum(Function):
     def forward(ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
         ctx.layout = layout
         ctx.save_for_backward(x, edge_attr)
-        x, edge_attr, bags = x.contiguous(), edge_attr.contiguous(), layout.incoming
-        out = x.new_zeros(bags.offsets.numel() - 1, x.size(1))
+        x, edge_attr = x.contiguous(), edge_attr.contiguous()
 
         def messages(chunk: _Chunk) -> Tensor:
-            return chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_()
+            return chunk.sum(chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_())
 
-        return _sum_chunks(messages, bags, out)
+        return _sum_chunks(messages, layout.incoming, x)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -98,7 +98,7 @@ class _NeighborReluSum(Function):
             return None, by_edge, None
         offsets, _, order = ctx.layout.outgoing
         order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
-        return _sum_bags(by_edge, order, offsets), by_edge, None
+        return _sum_rows(by_edge, Bags(offsets, order, None)), by_edge, None
 
 
 def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -114,17 +114,14 @@ def _relu_gradients_of_x(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout
 
     def passed(chunk: _Chunk) -> Tensor:
         inputs = chunk.nodes_of(x).add_(chunk.edges_of(edge_attr))
-        through: Tensor = torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0)
-        return through
+        return chunk.sum(torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0))
 
-    return _sum_chunks(passed, layout.outgoing, torch.zeros_like(x))
+    return _sum_chunks(passed, layout.outgoing, x)
 
 
 def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
     """Return the gradients of the edges; in the user's order, so that they are written one after the other."""
-    # numpy asks the system for huge pages, torch does not: with small ones this takes twice the time.
-    memory = np.empty(edge_attr.numel() * edge_attr.itemsize, dtype=np.uint8)
-    by_edge = torch.from_numpy(memory).view(edge_attr.dtype).view(edge_attr.shape)
+    by_edge = _new_rows(edge_attr.size(0), edge_attr)
     sources, destinations = layout.edges
     step = _step(x.size(1))
     each = torch.arange(step + 1)
@@ -161,43 +158,49 @@ class _Chunk(NamedTuple):
         order = self.bags.order
         return edge_attr[self.edges] if order is None else _gather(edge_attr, order[self.edges], self.each)
 
+    def sum(self, rows: Tensor) -> Tensor:
+        """Sum a row an edge into one a node."""
+        return _sum_bags(rows, self.each[: rows.size(0)], self.offsets)
 
-def _sum_chunks(rows_of: Callable[[_Chunk], Tensor], bags: Bags, out: Tensor) -> Tensor:
-    """Sum the rows of edges that are given chunk by chunk into the zeros of their nodes."""
 
-    def add(chunk: _Chunk) -> tuple[int, Tensor] | None:
-        rows = rows_of(chunk)
-        sums = _sum_bags(rows, chunk.each[: rows.size(0)], chunk.offsets)
-        first = chunk.nodes.start
-        if bags.offsets[first] == chunk.edges.start:
-            out[chunk.nodes] = sums
-            return None
-        out[first + 1 : chunk.nodes.stop] = sums[1:]
-        return first, sums[0].clone()  # the node began in a chunk that another thread may be at
+def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor) -> Tensor:
+    """Add up the sums of nodes that are given chunk by chunk; the edges of a node may lie in several."""
+    out = _new_rows(bags.offsets.numel() - 1, like).zero_()
+    chunks = list(_chunks(bags, like.size(1)))
+    begun: dict[int, Tensor] = {}
 
-    for rest in _share(add, list(_chunks(bags, out.size(1)))):
-        if rest is not None:
-            out[rest[0]] += rest[1]
+    def add(number: int) -> None:
+        chunk = chunks[number]
+        sums = sums_of(chunk)
+        out[chunk.nodes][1:] = sums[1:]
+        begun[number] = sums[0].clone()  # the node may have begun in a chunk that another thread is at
+
+    _share(add, range(len(chunks)))
+    for number, chunk in enumerate(chunks):
+        out[chunk.nodes.start] += begun[number]
     return out
 
 
-def _share(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
-    """Do the parts in as many threads as torch has, and return in order what comes of them.
+def _share(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+    """Do the parts in as many threads as torch has.
 
     The operations of a part are too small to be shared: threads would wait for each other after every one, and for a
     whole time slice where other processes take a core.
     """
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    threads, inference, left = torch.get_num_threads(), torch.is_inference_mode_enabled(), iter(parts)
 
-    def one(part: Part) -> Done:
+    def run() -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            return work(part)
+            for part in left:
+                work(part)
 
     if threads == 1 or len(parts) == 1:
-        return [one(part) for part in parts]
+        run()
+        return
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(one, parts))
+            for thread in [pool.submit(run) for _ in range(threads)]:
+                thread.result()
     finally:
         torch.set_num_threads(threads)  # it is also what threads to come begin with
 
@@ -218,11 +221,26 @@ def _step(width: int) -> int:
     return max(1, _CHUNK // max(1, width))
 
 
+def _new_rows(count: int, like: Tensor) -> Tensor:
+    # numpy asks the system for huge pages, torch does not: with small ones to touch it takes longer than to fill it.
+    memory = np.empty(count * like.size(1) * like.itemsize + 64, dtype=np.uint8)
+    memory = memory[-memory.ctypes.data % 64 :][: memory.size - 64]  # whole cache lines
+    storage, width = torch.from_numpy(memory).untyped_storage(), like.size(1)
+    return like.new_empty(0).set_(storage, 0, (count, width), (width, 1))  # not a view, which autograd keeps as it is
+
+
 def _gather(rows: Tensor, indices: Tensor, each: Tensor) -> Tensor:
     if rows.dtype == torch.float64:
         return rows.index_select(0, indices)
     # As bags of one row: that loop fetches ahead, index_select does not.
     return _sum_bags(rows, indices, each[: indices.numel() + 1])
+
+
+def _sum_rows(rows: Tensor, bags: Bags) -> Tensor:
+    """Sum the rows of the neighbors of each node."""
+    if (bags.offsets.numel() - 1) * rows.size(1) * rows.itemsize < _LARGE:
+        return _sum_bags(rows, bags.neighbors, bags.offsets)
+    return _sum_chunks(lambda chunk: _sum_bags(rows, bags.neighbors[chunk.edges], chunk.offsets), bags, rows)
 
 
 def _sum_bags(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:

@@ -5,8 +5,11 @@ The optimizers take modules and behave as :mod:`torch.optim`'s::
     sparse = SparseAdam(model, lr=0.01)
     loss.backward()
     sparse.step()
+
+:func:`take_rows`, :func:`put_rows` and :func:`sum_by_id` are what a backend moves and sums rows with.
 """
 
+from distgnn.optim.rows import put_rows, sum_by_id, take_rows
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
 from distgnn.optim.sparse import SparseAdagrad, SparseAdam, SparseOptimizer, SparseRowWiseAdagrad, SparseSGD
 
@@ -20,4 +23,7 @@ __all__ = [
     "SparseOptimizer",
     "SparseRowWiseAdagrad",
     "SparseSGD",
+    "put_rows",
+    "sum_by_id",
+    "take_rows",
 ]

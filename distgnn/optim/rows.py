@@ -116,7 +116,7 @@ def sum_by_id(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         The distinct ids, ascending, ``[U]``, and their sums ``[U, ...]`` in fresh memory.
     """
     distinct, order, starts = group_by_id(ids)
-    wide = rows.to(accumulation_dtype(rows.dtype))
+    wide = rows.to(accumulation_dtype(rows.dtype)).contiguous()  # else the kernel of bags is several times as slow
     if wide.is_floating_point() and wide.numel():
         flat = wide.reshape(wide.size(0), -1)
         return distinct, _segment_sums(flat, order, starts).view(-1, *rows.shape[1:])
@@ -142,7 +142,13 @@ def new_state(specs: Mapping[str, StateSpec], num_rows: int, device: torch.devic
 
 @torch.no_grad()
 def update_rows(
-    rows: Tensor, state: Mapping[str, Tensor], ids: Tensor, gradients: Tensor, rule: UpdateRule, step: int
+    rows: Tensor,
+    state: Mapping[str, Tensor],
+    ids: Tensor,
+    gradients: Tensor,
+    rule: UpdateRule,
+    step: int,
+    places: Tensor | None = None,
 ) -> None:
     """Sum gradients by id, and apply ``rule`` once to each row that has one and to its state, in place.
 
@@ -154,8 +160,11 @@ def update_rows(
         gradients: ``[K, D]``.
         rule: The rule.
         step: Counts the rule's uses on this table, from 1.
+        places: ``[K]``, where in ``gradients``, then of any length, the one for each id is; left out, they are in turn.
     """
     distinct, order, starts = group_by_id(ids)
+    if places is not None:
+        order = places.index_select(0, order)
     gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
     chunk = _chunk(rows)
     for begin in range(0, distinct.numel(), chunk):
@@ -184,7 +193,7 @@ def _chunk(rows: Tensor) -> int:
 
 
 def _movable(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and rows[:1].numel() > 0
+    return rows.device.type == "cpu" and rows.numel() > 0
 
 
 def _items(rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.void]]:

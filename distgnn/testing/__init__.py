@@ -24,12 +24,19 @@ A backend of several processes is tested by running that file on several ranks, 
     def test_it_conforms_on_several_ranks(world_size):
         run_on_ranks("tests/test_mine.py", world_size)
 
+``python -m distgnn.testing mine --ranks 2`` does all of this for an installed backend, and writes a report.
+
 The fixture may have a wider scope where a backend takes long to start, except for ``BackendTests``, which closes it.
 Stores that are not on the CPU are told by an attribute of
 :class:`~distgnn.testing.suite.BackendFixture`. Needs ``pip install "distgnn[testing]"``.
 """
 
-import pytest
+try:
+    import hypothesis  # noqa: F401  # asked for here, so that who lacks it is told once
+    import pytest
+except ModuleNotFoundError as error:
+    text = f'distgnn.testing needs {error.name}, which is not installed: pip install "distgnn[testing]"'
+    raise ModuleNotFoundError(text, name=error.name) from error
 
 pytest.register_assert_rewrite(
     *(

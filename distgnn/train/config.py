@@ -8,7 +8,7 @@ from typing import Any
 from distgnn.errors import ConfigError
 
 MODELS = ("gin", "gine")
-MODES = ("full", "sampled")
+MODES = ("full", "sampled", "history")
 TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
@@ -23,9 +23,10 @@ class TrainConfig:
         task: ``"graph"`` or ``"node"`` classification, or ``"link"`` prediction, which is for data sets of one graph;
             None is the data set's own.
         mode: For data sets of one graph. ``"full"`` trains on all nodes at once, of which each rank has a part;
-            ``"sampled"`` on batches of nodes or edges with samples of their neighborhoods, the graph being in stores.
-            None is ``"sampled"`` where ``batch_size`` or ``num_neighbors`` is given, and otherwise all nodes at once,
-            on every rank.
+            ``"sampled"`` on batches of nodes or edges with samples of their neighborhoods, the graph being in stores;
+            ``"history"`` on batches of nodes with all their neighbors, of which earlier batches have left the outputs
+            of layers (GNNAutoScale). None is ``"sampled"`` where ``batch_size`` or ``num_neighbors`` is given, and
+            otherwise all nodes at once, on every rank.
         partition: With a mode, a folder of :func:`distgnn.graph.partition_graph` to train on instead of the data set,
             of which no rank then has the whole; with None ``mode="full"`` cuts the data set, by METIS where pymetis is
             installed and by a hash of ids elsewhere.
@@ -34,13 +35,15 @@ class TrainConfig:
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
         epochs: Passes over the training data.
-        batch_size: Graphs, or with ``mode="sampled"`` nodes or edges, a batch over all ranks; None is 32 graphs, or
-            1,024 nodes or edges.
+        batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
+            32 graphs, or 1,024 nodes or edges.
         num_neighbors: With ``mode="sampled"``, how many in-edges a node brings in each layer, joined by commas, as
             ``"10,10"``; -1 takes all. None is 10 in every layer.
         rescale: With ``mode="sampled"``, weigh sampled messages so that their sum is an unbiased estimate of that over
             all neighbors.
         steps_per_epoch: With ``mode="sampled"``, at most so many batches an epoch; None goes through all of them.
+        staleness: With ``mode="full"``, use rows of other parts for so many steps more, None and 0 being exact; with
+            ``mode="history"``, compute all rows anew before one that is older than so many steps is used, None never.
         eval_every: Evaluate after every so many epochs, and after the last.
         hidden_channels: Width of the hidden layers.
         num_layers: Number of message passing layers.
@@ -91,6 +94,7 @@ class TrainConfig:
     num_neighbors: str | None = None
     rescale: bool = False
     steps_per_epoch: int | None = None
+    staleness: int | None = None
     eval_every: int = 1
     hidden_channels: int = 64
     num_layers: int = 3
@@ -149,6 +153,7 @@ class TrainConfig:
         _check_choice("task", self.task or TASKS[0], TASKS)
         _check_choice("mode", self.mode or MODES[0], MODES)
         _check_sampling(self)
+        _check_staleness(self)
         _check_partition(self)
         _check_choice("model", self.model, MODELS)
         _check_choice("norm", self.norm or "none", NORMS)
@@ -166,7 +171,7 @@ class TrainConfig:
     @property
     def examples_a_batch(self) -> int:
         """``batch_size``, or what is usual in the mode."""
-        return self.batch_size or (1024 if self.mode == "sampled" else 32)
+        return self.batch_size or (1024 if self.mode in {"sampled", "history"} else 32)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
@@ -194,11 +199,20 @@ def _check_sampling(config: TrainConfig) -> None:
         raise ConfigError("mode='full' has all nodes in one batch: leave out batch_size, or use mode='sampled'")
 
 
+def _check_staleness(config: TrainConfig) -> None:
+    if config.staleness is not None and config.staleness < 0:
+        raise ConfigError(f"staleness is a number of steps, at least 0, not {config.staleness}")
+    if config.staleness is not None and config.mode not in {"full", "history"}:
+        raise ConfigError(f"staleness only goes with mode='full' or mode='history', not {config.mode!r}")
+    if config.mode == "history" and config.task not in {None, "node"}:
+        raise ConfigError(f"mode='history' is for labels of nodes, not task={config.task!r}: use mode='sampled'")
+
+
 def _check_partition(config: TrainConfig) -> None:
     if config.partition is None:
         return
     if config.mode is None:
-        raise ConfigError("a partition is for mode='full' or mode='sampled': say which")
+        raise ConfigError(f"a partition needs a mode: say which of {', '.join(MODES)}")
     if config.task == "graph":
         raise ConfigError("a partition is one graph: task must be node or link, not 'graph'")
     if config.task == "link" and config.mode == "sampled":

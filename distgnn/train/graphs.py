@@ -50,8 +50,9 @@ class Graphs:
         self._epoch = 0
         self._held_out = tuple(part for part in HELD_OUT if part in split)
 
-    def train(self, epoch: int) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
         """Yield batches in another order in each epoch."""
+        del model
         positions = torch.tensor(self._split["train"])
         for _ in range(self._epoch, epoch):  # several, where a job goes on from a checkpoint
             order = torch.randperm(len(positions), generator=self._order)

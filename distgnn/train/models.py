@@ -26,7 +26,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
     graph_task = dataset.task == "graph"
     norm = config.norm or ("batch_norm" if graph_task else "none")
     # Samples need no layer outputs of other batches, and evaluation brings tensor stores of its own.
-    use_dist_tensor = config.mode == "full" or (config.use_dist_tensor and config.mode is None)
+    use_dist_tensor = config.mode in {"full", "history"} or (config.use_dist_tensor and config.mode is None)
     options: dict[str, Any] = {
         "dropout": config.dropout,
         "norm": None if norm == "none" else norm,
@@ -35,6 +35,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
         "embedding_dim": config.embedding_dim,
         "embedding_name": "node_embedding",
         "use_dist_tensor": use_dist_tensor,
+        "halo_staleness": (config.staleness or 0) if config.mode == "full" else 0,
     }
     out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
     sizes = (in_channels, config.hidden_channels, out_channels, config.num_layers)

@@ -118,10 +118,18 @@ class RunFolder:
         table.add_row(f"test {result.measure}", f"[bold]{score}[/bold]")
         table.add_row("chosen by", result.rule)
         table.add_row("speed", f"{result.rows_per_second:,.0f} rows/s in training")
+        if result.history[-1][-1].staleness is not None:
+            table.add_row("histories", _ages([epoch.staleness or {} for trial in result.history for epoch in trial]))
         table.add_row("peak memory", _memory(result.peak_memory_mb))
         table.add_row("curve", str(self.path / "curve.png"))
         table.add_row("metrics", str(self.path / "metrics.jsonl"))
         return table
+
+
+def _ages(counts: list[dict[str, float]]) -> str:
+    rows, never = (sum(count[name] for count in counts) for name in ("rows", "never"))
+    oldest = max(count["oldest"] for count in counts)
+    return f"{rows:,} rows read, at most {oldest} steps old, {never:,} of them never written before"
 
 
 def _memory(by_rank: list[float]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from distgnn.graph import link_neighbor_loader, neighbor_loader
+from distgnn.train.evaluation import StoredEvaluation
 from distgnn.train.links import draw_negatives, with_negatives
 from distgnn.train.steps import HELD_OUT, Step, Targets
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from distgnn.train.session import Session
     from distgnn.train.stored import StoredGraph
     from distgnn.train.tasks import Task
-
-_INFERENCE_BATCH = 8192
-_PIECE = 2**16  # targets of a rank whose outputs are read at a time
 
 
 class Sampled:
@@ -49,7 +46,7 @@ class Sampled:
         seed: int,
         progress: Progress,
     ) -> None:
-        self._graph, self._session = graph, session
+        self._graph = graph
         self._seed, self._progress = config.seed, progress
         self._limit = config.steps_per_epoch
         self._batch_size = config.examples_a_batch * (1 if graph.labels is not None else 2)  # an edge has a negative
@@ -62,39 +59,25 @@ class Sampled:
             "seed": seed,
             "backend": session.backend,
         }
-        self._held_out = {part: self._labelled(part, 0) for part in HELD_OUT}
+        held_out = {part: self._labelled(part, 0) for part in HELD_OUT}
+        self._evaluation = StoredEvaluation(graph, held_out, session, progress)
 
-    def train(self, epoch: int) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
         """Sample batches; their order, and negative pairs, are others in each epoch."""
+        del model
         ids, labels = self._labelled("train", epoch)
         loader = self._loader(ids, labels)
         loader.batch_sampler.set_epoch(epoch - 1)
         steps = min(len(loader), self._limit or len(loader))
-        task = self._progress.add_task(f"steps of epoch {epoch}", total=steps)
+        shown = self._progress.add_task(f"steps of epoch {epoch}", total=steps)
         for number, batch in enumerate(islice(loader, steps)):
             yield Step(batch, self._targets(batch, min(self._batch_size, len(labels) - number * self._batch_size)))
-            self._progress.advance(task)
-        self._progress.remove_task(task)
+            self._progress.advance(shown)
+        self._progress.remove_task(shown)
 
-    @torch.no_grad()
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Compute the outputs of all nodes, with all their neighbors."""
-        graph, (rank, world_size) = self._graph, (self._session.rank, self._session.world_size)
-        with closing(
-            model.inference(
-                graph.structure,
-                graph.features,
-                edge_features=graph.edge_features,
-                batch_size=_INFERENCE_BATCH,
-                backend=self._session.backend,
-                progress=self._progress,
-            )
-        ) as outputs:
-            for part, (ids, labels) in self._held_out.items():
-                # Ranks read outputs together, so each takes its share of every piece.
-                for start in range(0, len(labels), _PIECE * world_size):
-                    mine = slice(start + rank, min(start + _PIECE * world_size, len(labels)), world_size)
-                    yield part, task.scores(outputs.read, ids[..., mine]), labels[mine]
+        return self._evaluation(model, task)
 
     def _labelled(self, part: str, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the targets of a set with their labels, for links with new negative pairs."""

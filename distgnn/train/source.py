@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress
 
 from distgnn.train.graphs import Graphs
+from distgnn.train.history import Histories
 from distgnn.train.links import Links
 from distgnn.train.nodes import NodeLabels, check_labels
 from distgnn.train.part import own_part
@@ -62,7 +63,7 @@ class Source:
         if in_parts:
             dataset = own_part(config, dataset, session)
         assert dataset is not None
-        if config.mode == "sampled":
+        if config.mode in {"sampled", "history"}:
             store = store_part if in_parts else partial(store_graph, seed=config.seed)
             self._stored = store(dataset, session, weighed=config.rescale, at_the_end=self._at_the_end)
             dataset = replace(dataset, graphs=[])
@@ -79,7 +80,8 @@ class Source:
         """
         config, dataset, session = self._config, self.dataset, self.session
         if self._stored is not None:
-            return Sampled(config, self._stored, session, seed, self._progress)
+            batches = Sampled if config.mode == "sampled" else Histories
+            return batches(config, self._stored, session, seed, self._progress)
         if split is not None:
             return Graphs(dataset, session, split, config.examples_a_batch, seed)
         name = f"data set {dataset.name!r}"

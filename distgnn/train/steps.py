@@ -67,7 +67,7 @@ class Step:
 class Steps(Protocol):
     """The steps of a trial. All ranks make the same number of them."""
 
-    def train(self, epoch: int) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
         """Yield this rank's part of every batch of an epoch, counted from 1; also where it is empty."""
         ...
 
@@ -87,8 +87,9 @@ class FullBatch:
     def __init__(self, data: Data, targets: Callable[[str, int], Targets]) -> None:
         self._data, self._targets = data, targets
 
-    def train(self, epoch: int) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
         """Yield the graph once."""
+        del model
         yield Step(self._data, self._targets("train", epoch))
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:

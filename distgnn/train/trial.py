@@ -43,6 +43,8 @@ class Epoch:
         train: The task's measure over the training set during the epoch, in [0, 1].
         val: The same over the validation set after it; None where there is none, or nothing was evaluated.
         test: The same over the test set; None where nothing was evaluated.
+        staleness: With histories, what was counted of the ages of the rows that batches read: how many ``rows``, how
+            many of them ``never`` written, and the ``mean`` and ``oldest`` age of the others, in steps.
         rows_per_second: Node rows that training went through, a second.
         seconds: Length of the epoch, evaluation included.
     """
@@ -53,6 +55,7 @@ class Epoch:
     train: float
     val: float | None
     test: float | None
+    staleness: dict[str, float] | None
     rows_per_second: float
     seconds: float
 
@@ -117,6 +120,7 @@ class Trial:
             begin = time.perf_counter()
             loss, train, rows = self._train_epoch(epoch)
             trained = time.perf_counter()
+            staleness = self._staleness() if self._config.mode == "history" else None
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
             held_out = self._evaluate() if is_evaluated else {}
             self._schedule.step()
@@ -128,6 +132,7 @@ class Trial:
                 train,
                 held_out.get("val"),
                 held_out.get("test"),
+                staleness,
                 rows / (trained - begin),
                 end - begin,
             )
@@ -140,7 +145,7 @@ class Trial:
         self.model.train()
         measure = self._task.measure()
         losses = targets = rows = 0.0
-        for step in self._steps.train(epoch):
+        for step in self._steps.train(epoch, self.model):
             self._dense.zero_grad()
             scores = step.targets.scores(self._task, outputs(self._wrapped, step.data))
             # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
@@ -155,6 +160,16 @@ class Trial:
             measure.add(scores, step.targets.labels)
         losses, targets, rows = self._session.sum([losses, targets, rows])
         return losses / targets, measure.over_ranks(self._session), rows
+
+    def _staleness(self) -> dict[str, float]:
+        ages = self.model.ages.take()
+        rows, never, total = self._session.sum([ages.rows, ages.never, ages.total])
+        return {
+            "rows": int(rows),
+            "never": int(never),
+            "mean": total / max(1, rows - never),
+            "oldest": int(self._session.max(ages.oldest)),
+        }
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:

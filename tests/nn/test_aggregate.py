@@ -52,6 +52,7 @@ def no_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "_CHUNK", 8)
+    monkeypatch.setattr(aggregate, "_LARGE", 0)
 
 
 def random_graph(nodes: int = 50, edges: int = 300) -> Tensor:
@@ -109,6 +110,7 @@ def test_outputs_and_gradients_are_pygs_on_any_graph(
     conv, peer = layers(ours, pygs, flow="source_to_target" if flow else "target_to_source")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregate, "_CHUNK", chunk)
+        patch.setattr(aggregate, "_LARGE", 0 if chunk % 2 else aggregate._LARGE)
         torch.testing.assert_close(results(conv, edge_index, inputs), results(peer, edge_index, inputs))
 
 
@@ -164,6 +166,19 @@ def test_a_big_sum_in_float32_differs_from_pygs_by_rounding_alone() -> None:
         assert pygs is not None
         # A sum that rounds to either side of zero passes its gradient or does not.
         assert int((~torch.isclose(ours, pygs, rtol=1e-4, atol=1e-5)).sum()) <= 5
+
+
+@both
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_a_fixed_eps_weighs_the_node_itself_and_outputs_may_be_changed_in_place(
+    ours: type, pygs: type, eps: float
+) -> None:
+    edge_index, inputs, found = random_graph(), inputs_for(ours, 50, 300), []
+    for conv in (ours(Identity(), eps).double(), pygs(Identity(), eps).double()):
+        out = conv(inputs[0], edge_index, *inputs[1:]).mul_(3)
+        found.append((out, torch.autograd.grad(out.square().sum(), inputs)))
+    torch.testing.assert_close(found[0], found[1])
 
 
 @both

@@ -136,6 +136,30 @@ def test_batches_with_all_neighbors_train_as_the_whole_graph(task: str) -> None:
     assert len({epoch.test for epoch in whole.history[0]}) > 1
 
 
+def test_one_batch_of_all_nodes_needs_no_history() -> None:
+    options = {"use_dist_embedding": True, "embedding_dim": 8, "dropout": 0.0, "epochs": 4}
+    runs = [train(**GENERATED, **options)[0], train(**GENERATED, **options, mode="history", batch_size=400)[0]]
+    whole, batch = ([(epoch.loss, epoch.val, epoch.test) for epoch in result.history[0]] for result in runs)
+    assert np.array(batch) == pytest.approx(np.array(whole), rel=1e-5)
+    assert [epoch.staleness and epoch.staleness["rows"] for epoch in runs[1].history[0]] == [0] * 4
+
+
+def test_the_ages_of_rows_are_bounded_counted_and_shown() -> None:
+    options: dict[str, Any] = {"use_dist_embedding": True, "embedding_dim": 8, "mode": "history", "batch_size": 50}
+    free, shown = train(**GENERATED, **options, epochs=4, eval_every=4)
+    bounded, _ = train(**GENERATED, **options, epochs=4, eval_every=4, staleness=3)
+    first, second, *_ = (epoch.staleness for epoch in free.history[0])
+    assert first
+    assert second
+    assert first["never"] > 0 == second["never"]
+    assert 8 < second["oldest"] <= 15  # of two passes of eight batches
+    for epoch in bounded.history[0]:
+        assert epoch.staleness
+        assert epoch.staleness["never"] == 0
+        assert 0 < epoch.staleness["mean"] <= epoch.staleness["oldest"] <= 3
+    assert "steps old" in shown
+
+
 def test_weights_make_up_for_the_neighbors_that_are_not_sampled() -> None:
     options: dict[str, Any] = {"use_dist_embedding": True, "embedding_dim": 8, "num_layers": 1, "dropout": 0.0}
     options |= {"batch_size": 400, "mode": "sampled", "epochs": 1}
@@ -256,8 +280,8 @@ def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
             {**GENERATED, "num_nodes": 2, "num_edges": 2, "use_dist_embedding": True, "embedding_dim": 4},
             "the nodes of data set 'CustomLargeGraph' are too few .*1 for train, 0 for val",
         ),
-        ({"partition": "cut"}, "a partition is for mode='full' or mode='sampled': say which"),
-        ({"mode": "whole"}, "mode must be one of full, sampled, not 'whole'"),
+        ({"partition": "cut"}, "a partition needs a mode: say which of full, sampled, history"),
+        ({"mode": "whole"}, "mode must be one of full, sampled, history, not 'whole'"),
         ({"mode": "full", "partition": "cut", "edges": "e.csv"}, "brings its own graph: leave out edges"),
         ({"out": "/dev/null/runs"}, "cannot be written: .*choose another --out"),
         (GENERATED, "has no node features: learn them with use_dist_embedding"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import struct
+import time
 import uuid
 from collections import defaultdict
 from itertools import accumulate, chain
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
+_SPINNING = 2e-4  # seconds
 _RANK = struct.Struct("<q")
 
 
@@ -47,7 +50,7 @@ class Host:
     """
 
     def __init__(self, rank: int, store: PrefixStore | None = None, size: int = 1, timeout: float = 0.0) -> None:
-        self._rank = rank
+        self._rank, self._timeout = rank, timeout
         self.members = range(rank, rank + 1)
         self._peers: dict[int, socket.socket] = {}
         if store is not None:
@@ -95,7 +98,7 @@ class Host:
         ]
 
     def _pieces(self, member: int, turn: int) -> list[Tensor]:
-        message, descriptors = _received(self._peers[member], member)
+        message, descriptors = self._received(member)
         if descriptors:
             self._others[member, turn] = _mapped(descriptors[0])
         numbers = struct.unpack(f"<{len(message) // 8}q", message)[1:]
@@ -118,7 +121,7 @@ class Host:
         if not self._peers:
             return torch.zeros(num_bytes, dtype=torch.uint8)
         if self._rank > self.members[0]:
-            failure, descriptors = _received(self._peers[self.members[0]], self.members[0])
+            failure, descriptors = self._received(self.members[0])
         else:
             failure, descriptors = b"-", []
             try:
@@ -133,6 +136,22 @@ class Host:
                 f"({failure.decode()}): use more hosts, or a smaller table"
             )
         return _mapped(descriptors[0])
+
+    def _received(self, member: int) -> tuple[bytes, list[int]]:
+        connection, begin = self._peers[member], time.perf_counter()
+        while True:
+            try:
+                message, descriptors, _, _ = socket.recv_fds(connection, 1024, 1)
+            except BlockingIOError:
+                # A message is mostly near: to look for it again is quicker than to sleep and be woken.
+                if time.perf_counter() - begin < _SPINNING:
+                    os.sched_yield()
+                elif not _readable(connection, self._timeout):
+                    raise TimeoutError(f"rank {member} says nothing") from None
+                continue
+            if not message:
+                raise ConnectionResetError(f"rank {member} has closed its connection")
+            return message, descriptors
 
     def close(self) -> None:
         """Leave the other members, who notice it."""
@@ -170,6 +189,8 @@ class Host:
                     continue
                 connection.settimeout(timeout)
                 self._peers[_RANK.unpack(connection.recv(_RANK.size))[0]] = connection
+            for connection in self._peers.values():
+                connection.setblocking(False)
 
 
 def _name_of_host() -> str:
@@ -183,11 +204,10 @@ def _name_of_host() -> str:
     return f"{boot}/{network}/{os.getuid()}"
 
 
-def _received(connection: socket.socket, peer: int) -> tuple[bytes, list[int]]:
-    message, descriptors, _, _ = socket.recv_fds(connection, 1024, 1)
-    if not message:
-        raise ConnectionResetError(f"rank {peer} has closed its connection")
-    return message, descriptors
+def _readable(connection: socket.socket, timeout: float) -> bool:
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(timeout * 1e3))
 
 
 def _allocated(num_bytes: int) -> int:

@@ -164,8 +164,9 @@ class Ranks:
         self._group = None
 
     def _new_group(self) -> dist.ProcessGroup:
-        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
-        return group
+        with _unhurried_threads():
+            group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
+            return group
 
     def _exchange(self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]) -> None:
         first, end = self.host.members[0], self.host.members[-1] + 1
@@ -243,6 +244,23 @@ class Ranks:
             # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
             return [0] if 0 in missing else sorted(missing)
         return sorted(missing)
+
+
+@contextmanager
+def _unhurried_threads() -> Iterator[None]:
+    """Let the threads that are started here not interrupt others when they wake up.
+
+    gloo's thread for sockets asks for a lock in a loop. When it interrupts the thread that holds it, on a machine of
+    few cores, both wait for the end of its time slice, some milliseconds.
+    """
+    usual = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
+    if usual:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        if usual:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def as_bytes(rows: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ host has entered, so a call first waits for all of them: then they have finished
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import chain, pairwise
+from math import isqrt, lcm
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from distgnn.backends.pyg.ranks import Ranks
     from distgnn.specs import PartitionBook
 
-_SPARE = 4  # a message has room for so many ids more than the last one had, and for a sixteenth
+_SPARE = 4  # a message has room for so many ids more than the last one had, a part of it and some deviations
 _HEAD = 24  # bytes
 
 
@@ -77,7 +78,7 @@ class Scratch:
         """Return bytes, which are overwritten by whoever takes next."""
         if num_bytes > self._memory.numel():
             with torch.inference_mode(mode=False):  # else none but that mode may write to it
-                self._memory = torch.empty(num_bytes + num_bytes // 8, dtype=torch.uint8)
+                self._memory = torch.zeros(num_bytes + num_bytes // 8, dtype=torch.uint8)
         return self._memory[:num_bytes]
 
 
@@ -104,7 +105,7 @@ class Router:
         self.one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
-        self._outgoing, self._incoming, self._gathered = Scratch(), Scratch(), Scratch()
+        self._outgoing, self._incoming = Scratch(), Scratch()
         self._room: dict[int, tuple[list[int], list[int]]] = {}  # of messages to and from each rank, by width
 
     def shared_rows(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -155,10 +156,11 @@ class Router:
 
     def put_together(self, rows: Tensor, far: Far) -> Tensor:
         """Do the rest of :meth:`fetch`."""
-        fetched = rows.new_empty(far.ids.numel(), *rows.shape[1:])
+        if rows.size(0) == 0:
+            fetched = rows.new_empty(far.ids.numel(), *rows.shape[1:])
+        else:  # all are read as if they were here: to leave some out takes longer than to read one row so often
+            fetched = take_rows(rows, (far.ids - self.near[0]).clamp_(0, rows.size(0) - 1))
         move_rows(fetched, far.places, far.rows, torch.repeat_interleave(far.times))
-        here = ((far.ids >= self.near[0]) & (far.ids < self.near[1])).nonzero().squeeze(1)
-        move_rows(fetched, here, rows, far.ids.index_select(0, here) - self.near[0])
         return fetched
 
     def refresh(self, rows: Tensor, far: Far, changed: Tensor, call: str) -> None:
@@ -180,7 +182,7 @@ class Router:
         first = torch.tensor([0, *far.route.out[:-1]]).cumsum(0).repeat_interleave(torch.tensor(come))
         put_rows(far.rows, numbers + first, again)
 
-    def send(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
+    def send(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor, Tensor]:
         """Bring ids and the rows beside them to the owners.
 
         Args:
@@ -189,76 +191,53 @@ class Router:
             call: What it is for.
 
         Returns:
-            What came to this rank, in the order of ranks: positions ``[K]``, counted from its first row, and rows
-            ``[K, ...]``, to be used before the next call.
+            Positions ``[K]`` that came to this rank, in the order of ranks, counted from its first row; memory
+            ``[T, ...]`` that holds the rows, to be used before the next call; and where in it they are, ``[K]``.
         """
-        if self.one_host:
-            return self._send_on_host(ids, rows, call)
-        route, content = self._send(ids, as_bytes(rows).view(ids.numel(), _width(rows)), call)
-        return route.positions, content.view(-1).view(rows.dtype).view(-1, *rows.shape[1:])
+        route, content, places = self._send(ids, as_bytes(rows).view(ids.numel(), _width(rows)), call)
+        return route.positions, content.view(-1).view(rows.dtype).view(-1, *rows.shape[1:]), places
 
-    def _send(self, ids: Tensor, content: Tensor, call: str) -> tuple[Route, Tensor]:
+    def _send(self, ids: Tensor, content: Tensor, call: str) -> tuple[Route, Tensor, Tensor]:
         """Send ids and bytes ``[U, width]`` beside them: what fits in a message at once, the rest in rounds."""
         self._ranks.check_order(call)
-        width, bounds = content.size(1), torch.searchsorted(ids, self._bounds).tolist()
-        spans = [slice(*span) for span in pairwise(bounds)]
+        me, width = self._ranks.rank, content.size(1)
+        spans = [slice(*span) for span in pairwise(torch.searchsorted(ids, self._bounds).tolist())]
         out = [span.stop - span.start for span in spans]
         room_out, room_in = self._room.setdefault(width, ([_SPARE] * len(out), [_SPARE] * len(out)))
+        room_out[me] = room_in[me] = out[me]
+        forms_out, forms_in = ([_Form(room, width) for room in rooms] for rooms in (room_out, room_in))
+        sizes_out, sizes_in = ([form.size for form in forms] for forms in (forms_out, forms_in))
+        own, sizes_out[me], sizes_in[me] = sizes_in[me], 0, 0  # this rank's own is written behind what comes
+        going, memory = self._outgoing.take(sum(sizes_out)), self._incoming.take(sum(sizes_in) + own)
+        coming, mine = torch.split(memory, [sum(sizes_in), own])
+        messages_out, messages_in = list(torch.split(going, sizes_out)), list(torch.split(coming, sizes_in))
+        messages_out[me] = messages_in[me] = mine
         too_many = [max(0, count - room) for count, room in zip(out, room_out, strict=True)]
-        pieces: list[Tensor] = []
-        for span, count, room in zip(spans, out, room_out, strict=True):
-            fitting = slice(span.start, span.start + min(count, room))
-            blank = torch.zeros(_size(room, width) - _HEAD - (8 + width) * min(count, room), dtype=torch.uint8)
-            head = torch.tensor([count, max(out), max(too_many)])
-            pieces += [as_bytes(head), as_bytes(ids[fitting]), as_bytes(content[fitting]), blank]
-        sizes_out, sizes_in = ([_size(room, width) for room in rooms] for rooms in (room_out, room_in))
-        going = torch.cat(pieces, out=self._outgoing.take(sum(sizes_out)))
-        received = self._incoming.take(sum(sizes_in))
-        messages = torch.split(self._ranks.exchange(going, sizes_out, sizes_in, call, received=received), sizes_in)
-        heads = torch.stack([message[:_HEAD].view(torch.int64) for message in messages])
-        back = heads[:, 0].tolist()
-        largest, most_too_many = heads[:, 1:].amax(0).tolist()
-        came = []
-        for message, count, room in zip(messages, back, room_in, strict=True):
-            middle, fit = _HEAD + 8 * min(count, room), min(count, room)
-            came.append((message[_HEAD:middle], message[middle : middle + width * fit]))
+        for form, message, span, more in zip(forms_out, messages_out, spans, too_many, strict=True):
+            some = slice(span.start, span.stop - more)
+            form.write(message, (span.stop - span.start, max(out), max(too_many)), ids[some], content[some])
+        self._ranks.exchange(going, sizes_out, sizes_in, call, received=coming)
+        read = [form.read(message) for form, message in zip(forms_in, messages_in, strict=True)]
+        heads, came, places = (list(part) for part in zip(*read, strict=True))
+        back, (_, largest, most_too_many) = [head[0] for head in heads], map(max, zip(*heads, strict=True))
+        rows = memory.view(-1, max(1, width))
         if most_too_many:
-            rest = [slice(span.stop - count, span.stop) for span, count in zip(spans, too_many, strict=True)]
-            packed = [torch.cat([as_bytes(ids[some]).view(-1, 8), content[some]], dim=1) for some in rest]
-            too_many_in = [max(0, count - room) for count, room in zip(back, room_in, strict=True)]
-            late = self._in_rounds(torch.cat(packed), too_many, too_many_in, most_too_many, call)
-            more = [(part[:, :8].reshape(-1), part[:, 8:].reshape(-1)) for part in torch.split(late, too_many_in)]
-            came = [pair for both in zip(came, more, strict=True) for pair in both]
+            late = [slice(span.stop - count, span.stop) for span, count in zip(spans, too_many, strict=True)]
+            packed = torch.cat([torch.cat([as_bytes(ids[some]).view(-1, 8), content[some]], dim=1) for some in late])
+            too_many_in = [count - part.numel() for count, part in zip(back, came, strict=True)]
+            packed = self._in_rounds(packed, too_many, too_many_in, most_too_many, call)
+            late_ids = packed[:, :8].reshape(-1).view(torch.int64)
+            late_places = torch.arange(rows.size(0), rows.size(0) + packed.size(0))
+            came, places = (
+                list(chain.from_iterable(zip(first, torch.split(more, too_many_in), strict=True)))
+                for first, more in ((came, late_ids), (places, late_places))
+            )
+            rows = torch.cat([rows, packed[:, 8:]]) if width else rows
         # Both ends of a message know what it carried, so they agree on the next one's length.
         limit = self._buffer_bytes // ((8 + width) * len(out))
         for rooms, counts in ((room_out, out), (room_in, back)):
-            rooms[:] = [min(limit, count + count // 16 + _SPARE) for count in counts]
-        came_ids, came_content = zip(*came, strict=True)
-        route = Route(out, back, torch.cat(came_ids).view(torch.int64) - self.own[0], largest)
-        gathered = torch.cat(came_content, out=self._gathered.take(width * sum(back)))
-        return route, gathered.view(sum(back), width)
-
-    def _send_on_host(self, ids: Tensor, rows: Tensor, call: str) -> tuple[Tensor, Tensor]:
-        self._ranks.check_order(call)
-        cuts = torch.searchsorted(ids, self._bounds).tolist()
-        spans = list(pairwise(cuts))
-        largest, done = max(end - begin for begin, end in spans), 0
-        step = max(1, self._buffer_bytes // (self._ranks.size * (8 + _width(rows))))
-        head = as_bytes(torch.tensor([largest]))
-        came: list[tuple[Tensor, Tensor]] = []
-        while done < max(1, largest):
-            some = [slice(begin + done, min(begin + done + step, end)) for begin, end in spans]
-            pieces = self._ranks.exchange_on_host(
-                [(head, as_bytes(ids[part]), as_bytes(rows[part])) for part in some], call
-            )
-            largest = max(int(other.view(torch.int64)) for other, _, _ in pieces)
-            more = largest > step  # then the next round overwrites this one
-            came += [(one.clone(), many.clone()) if more else (one, many) for _, one, many in pieces]
-            done += step
-        came_ids, came_rows = zip(*came, strict=True)
-        content = torch.cat(came_rows, out=self._gathered.take(sum(part.numel() for part in came_rows)))
-        positions = torch.cat(came_ids).view(torch.int64) - self.own[0]
-        return positions, content.view(rows.dtype).view(-1, *rows.shape[1:])
+            rooms[:] = [min(limit, count + count // 32 + 4 * isqrt(count) + _SPARE) for count in counts]
+        return Route(out, back, torch.cat(came) - self.own[0], largest), rows, torch.cat(places)
 
     def return_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
         """Bring the owners' rows ``[len(positions), ...]`` back to who asked; return ``[U, ...]`` there."""
@@ -310,9 +289,35 @@ class Router:
         return received.view(-1).view(rows.dtype).view(received.size(0), *rows.shape[1:])
 
 
-def _size(room: int, width: int) -> int:
-    """Return the bytes of a message with room for so many ids and rows, a multiple of 8."""
-    return _HEAD + -(-room * (8 + width) // 8) * 8
+class _Form(NamedTuple):
+    """A message: a head, room for so many ids, and for as many rows, which begin at a multiple of their width."""
+
+    room: int
+    width: int
+
+    @property
+    def lead(self) -> int:
+        return self._rounded(_HEAD + 8 * self.room)
+
+    @property
+    def size(self) -> int:
+        return self._rounded(self.lead + self.room * self.width)
+
+    def write(self, message: Tensor, head: Sequence[int], ids: Tensor, rows: Tensor) -> None:
+        message[:_HEAD] = as_bytes(torch.tensor(head))
+        message[_HEAD : _HEAD + 8 * ids.numel()] = as_bytes(ids)
+        message[self.lead : self.lead + rows.numel()] = rows.view(-1)
+
+    def read(self, message: Tensor) -> tuple[list[int], Tensor, Tensor]:
+        """Return its head, its ids, and the numbers of its rows among those of the memory that it is in."""
+        head: list[int] = message[:_HEAD].view(torch.int64).tolist()
+        count = min(head[0], self.room)
+        first = (message.storage_offset() + self.lead) // max(1, self.width)
+        return head, message[_HEAD : _HEAD + 8 * count].view(torch.int64), torch.arange(first, first + count)
+
+    def _rounded(self, num_bytes: int) -> int:
+        unit = lcm(8, max(1, self.width))
+        return -(-num_bytes // unit) * unit
 
 
 def _width(rows: Tensor) -> int:

@@ -94,10 +94,10 @@ class PygEmbeddingStore(_RowStore):
         self._shard.check_open()
         self.spec.check_gradients(ids, gradients, CPU)
         distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
-        positions, sums = self._router.send(distinct, sums, call)
+        positions, sums, places = self._router.send(distinct, sums, call)
         if self._prefetcher is not None:
             self._prefetcher.begin_update(positions)
-        self._shard.update(positions, sums, rule)
+        self._shard.update(positions, sums, rule, places)
         if self._prefetcher is not None:
             self._prefetcher.end_update()
 
@@ -158,7 +158,8 @@ class PygTensorStore(_RowStore):
         else:
             distinct, last = last_of_each(ids)
             rows = take_rows(values, last)
-        positions, rows = self._router.send(distinct, rows, call)
+        positions, rows, places = self._router.send(distinct, rows, call)
+        rows = take_rows(rows, places)
         if accumulate:
             self._shard.add(positions, rows)
         else:

@@ -107,15 +107,15 @@ class DistributedGINConv(GINConv):
             x = (x, x)
 
         out: OptTensor = None
+        x_r = x[1]
         if not is_scripting():
             layout = find_layout(self, GINConv.message, edge_index, x, size)
             if layout is not None:
-                out = neighbor_sum(x[0], layout)
+                out, x_r = _add_self(neighbor_sum(x[0], layout), self.eps, x_r)
         if out is None:
             # propagate_type: (x: OptPairTensor)
             out = self.propagate(edge_index, x=x, size=size)
 
-        x_r = x[1]
         if x_r is not None:
             out = out + (1 + self.eps) * x_r
 
@@ -233,13 +233,15 @@ class DistributedGINEConv(GINEConv):
             x = (x, x)
 
         out: OptTensor = None
+        x_r = x[1]
         if not is_scripting():
-            out = _sum_messages(self, x, edge_index, edge_attr, size)
+            sums = _sum_messages(self, x, edge_index, edge_attr, size)
+            if sums is not None:
+                out, x_r = _add_self(sums, self.eps, x_r)
         if out is None:
             # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
             out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
 
-        x_r = x[1]
         if x_r is not None:
             out = out + (1 + self.eps) * x_r
 
@@ -308,6 +310,13 @@ def _sum_messages(
     if edge_attr.size(0) != layout.edges.size(1) or width != x[0].size(1):
         return None
     return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout)
+
+
+def _add_self(sums: Tensor, eps: Tensor, x_r: OptTensor) -> Tuple[Tensor, OptTensor]:
+    """Add the nodes themselves to new sums in place, and return what then is still to be added."""
+    if x_r is None or eps.requires_grad or torch.result_type(sums, x_r) != sums.dtype:
+        return sums, x_r
+    return sums.add_(x_r, alpha=1 + eps.item()), None
 
 
 def _node_inputs(

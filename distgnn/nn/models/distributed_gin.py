@@ -299,7 +299,7 @@ class DistributedGIN(Module):
             edge_features: ``[num_edges, edge_dim]``.
             batch_size: Nodes a batch.
             backend: Where layers are stored, and whose ranks take part; by default the one in use.
-            progress: Show a progress bar on stderr, on rank 0.
+            progress: Show a progress bar on stderr, on rank 0; or what to show it in.
             refresh: Leave the layers' outputs in the model's own stores, where batches with a halo find them; needs
                 ``use_dist_tensor``.
 

@@ -1,0 +1,93 @@
+"""Rows in a mapped file: the page cache keeps the hot ones, and the disk is asked for many cold ones at once."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+
+from distgnn.optim import put_rows, take_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn_mmap.journal import Journal
+
+_SAMPLE = 32
+
+
+class MappedRows:
+    """Rows ``[N, D]`` of a sparse file, of zero bytes where nothing was written.
+
+    Args:
+        num_rows: N.
+        width: D.
+        dtype: Of the elements.
+        file: Open for reading and writing, empty or of just this size.
+        journal: Keeps rows before they are changed.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        width: int,
+        dtype: torch.dtype,
+        file: BinaryIO,
+        *,
+        journal: Journal | None = None,
+    ) -> None:
+        self.file, self.journal = file, journal
+        self._row_bytes = width * dtype.itemsize
+        self.rows = torch.empty(num_rows, width, dtype=dtype) if num_rows == 0 else self._mapped(num_rows, dtype)
+
+    def _mapped(self, num_rows: int, dtype: torch.dtype) -> Tensor:
+        os.ftruncate(self.file.fileno(), num_rows * self._row_bytes)
+        mapped = mmap.mmap(self.file.fileno(), 0)
+        mapped.madvise(mmap.MADV_RANDOM)  # or a row would bring the rows around it
+        return torch.frombuffer(mapped, dtype=dtype).view(num_rows, -1)
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Copy rows ``[K, D]``. If the first ones must come from the disk, it is asked for the others all at once."""
+        before = _reads()
+        self.rows[:, 0].index_select(0, ids[:_SAMPLE])
+        if _reads() > before:
+            self.ask(ids[_SAMPLE:])
+        return take_rows(self.rows, ids)
+
+    def ask(self, ids: Tensor) -> None:
+        """Have the kernel read the pages of rows, without waiting for them."""
+        distinct = np.unique(ids.numpy())
+        first = distinct * self._row_bytes // mmap.PAGESIZE
+        last = ((distinct + 1) * self._row_bytes - 1) // mmap.PAGESIZE
+        begins = np.flatnonzero(first > np.append(-2, last[:-1]) + 1)  # where a run of pages begins
+        ends = np.append(begins[1:] - 1, len(distinct) - 1) if len(distinct) else begins
+        starts, lengths = first[begins] * mmap.PAGESIZE, (last[ends] + 1 - first[begins]) * mmap.PAGESIZE
+        descriptor = self.file.fileno()
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
+
+    def put(self, ids: Tensor, values: Tensor) -> None:
+        """Overwrite rows ``[K, D]``, each id once."""
+        if self.journal is not None:
+            self.journal.keep(ids, self.rows)
+        put_rows(self.rows, ids, values)
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        os.fdatasync(self.file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.rows = self.rows[:0].clone()
+        self.file.close()
+        if self.journal is not None:
+            self.journal.close()
+
+
+def _reads() -> int:
+    """Count how often this process has waited for a page from the disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
