@@ -157,7 +157,8 @@ class CheckpointReader:
         )
 
 
-def _kinds_of(state: Mapping[str, Any]) -> dict[str, str]:
-    """Say of the tensors of a module what they are."""
-    tensors = {key: one for key, one in state.items() if isinstance(one, torch.Tensor)}
+def _kinds_of(state: object) -> dict[str, str]:
+    """Say of the tensors of a module what they are; what is no state of one has none."""
+    found = state if isinstance(state, dict) else {}
+    tensors = {str(key): one for key, one in found.items() if isinstance(one, torch.Tensor)}
     return {key: f"{NAMES.get(one.dtype, str(one.dtype))}{list(one.shape)}" for key, one in tensors.items()}

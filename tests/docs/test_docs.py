@@ -344,7 +344,7 @@ def test_the_reference_has_every_environment_variable(reference: Reference) -> N
 
 def test_the_reference_has_the_files_of_a_run_and_their_fields(reference: Reference, folder: Path) -> None:
     words = shlex.split("train --dataset CustomLargeGraph --num-nodes 60 --num-edges 200 --epochs 1 --name one")
-    words += shlex.split("--use-dist-embedding --embedding-dim 4 --json")
+    words += shlex.split("--use-dist-embedding --embedding-dim 4 --checkpoint-every 1 --json")
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     rows = reference.table("Files of a run")
     assert set(rows) == {path.name for path in Path("runs/one").iterdir()}

@@ -280,10 +280,12 @@ def test_a_manifest_with_anything_in_any_place_gives_only_our_errors(saved: Path
             inner = inner[key]
         inner[keys[-1]] = value
 
-    rewrite(saved, change)
-    with suppress(CheckpointError):  # some entries say nothing
-        Job().checkpoint.load(saved)
-    path.write_text(original)
+    try:
+        rewrite(saved, change)
+        with suppress(CheckpointError):  # some entries say nothing
+            Job().checkpoint.load(saved)
+    finally:
+        path.write_text(original)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
