@@ -365,7 +365,7 @@ def test_what_an_exchange_opens_is_closed_also_when_it_fails(
     before = open_things()
     for failure in ("no failure", "forward", "backward", "no failure"):
         use(failure)
-    assert open_things() == before
+    assert all(now <= then for now, then in zip(open_things(), before, strict=True))  # gloo may close some of its own
 
 
 def burning(*_: object) -> Tensor:
