@@ -1,0 +1,112 @@
+"""Lookup + backward + update by each rule in one process, beside torch's optimizers and the limit of moving rows.
+
+A table of 1M rows of 64 float32 columns, one thread. A step is a lookup of 4,096 or 65,536 ids and an update with a
+gradient for each, through autograd; what is compared takes turns, 8 steps at a time. The limit of a row-wise Adagrad
+update is to move what it must: each gradient is read, and the touched rows and their sums are read and written, by the
+fastest means there are here, with ids grouped beforehand and nothing computed.
+
+Prints the table of the documentation, and writes rules.json and rules.png into --out.
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+from embedding_cases import COLUMNS, COUNTS, KINDS, draw_ids, training
+from torch import Tensor
+from torch.nn import Embedding
+
+import distgnn
+from distgnn.nn import StoredEmbedding
+from distgnn.optim import RowWiseAdagrad, SparseAdagrad, SparseAdam, SparseRowWiseAdagrad
+from distgnn.optim.rows import group_by_id, put_rows, take_rows
+
+ROWS, STEPS = 1_000_000, 8
+CHUNK = 2048  # rows, as many as the update takes at a time
+
+
+def limit(batches: list[Tensor]) -> harness.Step:
+    """Return what moves the rows of a row-wise Adagrad update, its sums and gradients, and computes nothing."""
+    table, sums, gradients = torch.zeros(ROWS, COLUMNS), torch.zeros(ROWS, 1), torch.randn(max(COUNTS), COLUMNS)
+    groups = {id(ids): group_by_id(ids)[:2] for ids in batches}
+
+    def move(ids: Tensor) -> None:
+        distinct, order = groups[id(ids)]
+        for some in torch.split(order, CHUNK):
+            take_rows(gradients, some)
+        for some in torch.split(distinct, CHUNK):
+            rows, numbers = take_rows(table, some), take_rows(sums, some)
+            put_rows(table, some, rows)
+            put_rows(sums, some, numbers)
+
+    return in_turn(move, batches)
+
+
+def in_turn(step: Callable[[Tensor], object], batches: list[Tensor]) -> harness.Step:
+    """Return what takes so many steps, each time on the batches that come next."""
+    following = itertools.cycle(batches)
+    return lambda: [step(next(following)) for _ in range(STEPS)]
+
+
+def groups(rounds: int) -> dict[str, dict[str, harness.Result]]:
+    """Measure every rule on every kind of ids; in each group the first is what others are compared with."""
+    ours = {rule: StoredEmbedding(ROWS, COLUMNS, name=rule) for rule in ("Adam", "Adagrad", "Row-wise-Adagrad")}
+    theirs = {rule: Embedding(ROWS, COLUMNS, sparse=True) for rule in ("Adam", "Adagrad")}
+    adam = torch.optim.SparseAdam(theirs["Adam"].parameters(), lr=0.001)
+    adagrad = training(theirs["Adagrad"], torch.optim.Adagrad(theirs["Adagrad"].parameters(), lr=0.01))
+    row_wise = SparseRowWiseAdagrad(ours["Row-wise-Adagrad"], lr=0.01)
+    steps = {
+        "Adam": (training(theirs["Adam"], adam), training(ours["Adam"], SparseAdam(ours["Adam"], lr=0.001))),
+        "Adagrad": (adagrad, training(ours["Adagrad"], SparseAdagrad(ours["Adagrad"], lr=0.01))),
+        "Row-wise Adagrad": (adagrad, training(ours["Row-wise-Adagrad"], row_wise)),
+    }
+    store = ours["Row-wise-Adagrad"].open_store()
+    assert store is not None
+    generator, measured = np.random.default_rng(0), {}
+    for kind, count in itertools.product(KINDS, COUNTS):
+        batches = [draw_ids(count, ROWS, kind, generator) for _ in range(2 * STEPS)]
+        for rule, (peer, own) in steps.items():
+            cases = {"torch": in_turn(peer, batches), "distgnn": in_turn(own, batches)}
+            measured[f"{rule}, {kind}, {count:,} ids"] = harness.measure(cases, rounds)
+        update = partial(store.apply_gradients, gradients=torch.randn(count, COLUMNS), rule=RowWiseAdagrad(lr=0.01))
+        cases = {"limit": limit(batches), "distgnn": in_turn(update, batches)}
+        measured[f"Row-wise Adagrad update alone, {kind}, {count:,} ids"] = harness.measure(cases, rounds)
+    return measured
+
+
+def show(measured: dict[str, dict[str, harness.Result]]) -> None:
+    """Print the documentation's table: milliseconds a step of the first of each group, and of ours the ratio."""
+    lines: dict[str, list[str]] = {}
+    for group, (peer, own) in ((group, results.items()) for group, results in measured.items()):
+        rule = group.split(",", maxsplit=1)[0]
+        lines.setdefault(f"{rule}: {peer[0]}", []).append(f"{peer[1]['wall_ms'] / STEPS:.2f} ms")
+        lines.setdefault(f"**{rule}: distgnn**", []).append(f"**{peer[1]['wall_ms'] / own[1]['wall_ms']:.2f}x**")
+    print("\n| | uniform, 4,096 | uniform, 65,536 | Zipf, 4,096 | Zipf, 65,536 |\n|---|---|---|---|---|")
+    for name, cells in lines.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with distgnn.use("memory"):
+        measured = groups(arguments.rounds)
+    title = (
+        f"{STEPS} steps of lookup + backward + update, {ROWS:,} rows of {COLUMNS}: times torch's speed, or the limit's"
+    )
+    harness.report("rules", measured, title, arguments.out)
+    show(measured)
+
+
+if __name__ == "__main__":
+    main()
