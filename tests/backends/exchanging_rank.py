@@ -189,6 +189,10 @@ def main() -> None:
     hosts = sys.argv[3]  # a letter a rank
     host._name_of_host = lambda: hosts[int(os.environ["RANK"])]
     small, large = PygBackend(timeout=20, buffer_bytes=256), PygBackend(timeout=20)
+    # gloo's threads interrupt no other, and only they.
+    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert os.SCHED_BATCH in policies
     compare_with_memory(small, seeds=range(cases), label="in rounds of 256 bytes")
     compare_with_memory(large, seeds=range(cases, 2 * cases), label="in one round")
     if len(set(hosts)) == len(hosts):
