@@ -13,6 +13,7 @@ import random
 import sys
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -190,7 +191,7 @@ def main() -> None:
     host._name_of_host = lambda: hosts[int(os.environ["RANK"])]
     small, large = PygBackend(timeout=20, buffer_bytes=256), PygBackend(timeout=20)
     # gloo's threads interrupt no other, and only they.
-    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    policies = {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert os.SCHED_BATCH in policies
     compare_with_memory(small, seeds=range(cases), label="in rounds of 256 bytes")
