@@ -182,14 +182,14 @@ def weak(arguments: argparse.Namespace) -> list[Numbers]:
     for result in results:
         # Every layer but the last brings the halo's rows, and backward their gradients.
         own = result["halo_rows"] * WIDTH * 4 * 2 * (LAYERS - 1)
-        result["bytes_ratio"] = result["bytes_a_step"] / own if own else float("nan")
+        result["bytes_ratio"] = result["bytes_a_step"] / own if own else None
         ratios = [result[f"{name}_peak_mb"] / results[0][f"{name}_peak_mb"] for name in ("train", "inference")]
         table.add_row(
             str(result["ranks"]),
             f"{result['train_peak_mb']:,.0f} ({ratios[0]:.2f}x)",
             f"{result['inference_peak_mb']:,.0f} ({ratios[1]:.2f}x)",
             f"{result['halo_rows']:,}",
-            f"{result['bytes_ratio']:.3f}",
+            f"{result['bytes_ratio']:.3f}" if own else "",
         )
     console.print(table)
     return results
