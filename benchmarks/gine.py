@@ -1,4 +1,4 @@
-"""GINE's sum over edge-conditioned messages, forward and backward, beside PyG's and DGL's layers.
+"""GINE, forward and backward: the sum over edge-conditioned messages and the whole layer, beside PyG's and DGL's.
 
 Edge features either are data or need gradients themselves, as those do that come from an embedding or a linear map.
 Then backward returns a gradient an edge, which is part of everybody's memory. Writes gine.json and gine.png into --out.
@@ -6,20 +6,27 @@ Then backward returns a gradient an edge, which is part of everybody's memory. W
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import harness
 import torch
+from gin import mlp
 from torch import Tensor
-from torch.nn import Identity
+from torch.nn import Identity, Module
 from torch_geometric.nn import GINEConv
 
 from distgnn.nn import DistributedGINEConv
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def layers(edge_index: Tensor, x: Tensor, edge_attr: Tensor, slopes: Tensor, dgl: Any) -> dict[str, harness.Step]:
-    """Return the layers, without an MLP, which would be the same for all."""
-    pyg, ours = GINEConv(Identity()), DistributedGINEConv(Identity())
+
+def layers(
+    edge_index: Tensor, x: Tensor, edge_attr: Tensor, slopes: Tensor, dgl: Any, nn: Callable[[], Module]
+) -> dict[str, harness.Step]:
+    """Return the layers, with what ``nn`` makes behind the sum."""
+    pyg, ours = GINEConv(nn()), DistributedGINEConv(nn())
     order = edge_index[1].argsort(stable=True)
     by_destination = edge_index[:, order]
     sorted_attr = edge_attr.detach()[order].requires_grad_(edge_attr.requires_grad)
@@ -42,7 +49,7 @@ def layers(edge_index: Tensor, x: Tensor, edge_attr: Tensor, slopes: Tensor, dgl
     }
     if dgl is not None:
         graph = dgl.graph(tuple(edge_index), num_nodes=x.size(0)).formats(["coo", "csc", "csr"])
-        cases["DGL"] = step(dgl.nn.GINEConv(None), graph, x, edge_attr)
+        cases["DGL"] = step(dgl.nn.GINEConv(nn()), graph, x, edge_attr)
     return cases
 
 
@@ -58,11 +65,14 @@ def main() -> None:
             slopes = torch.randn(arguments.nodes, dim)
             for learned in (False, True):
                 edge_attr = torch.randn(arguments.edges, dim, requires_grad=learned)
-                group = f"{kind} graph, {dim} columns, {'learned edge features' if learned else 'edge data'}"
-                cases = layers(edge_index, x, edge_attr, slopes, dgl)
-                groups[group] = harness.measure(cases, arguments.rounds)
+                for part, nn in (("sum", Identity), ("layer", partial(mlp, dim))):
+                    group = (
+                        f"{part}, {kind} graph, {dim} columns, {'learned edge features' if learned else 'edge data'}"
+                    )
+                    cases = layers(edge_index, x, edge_attr, slopes, dgl, nn)
+                    groups[group] = harness.measure(cases, arguments.rounds)
     title = f"GINE forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report("gine", groups, title, arguments.out)
+    harness.report("gine", groups, title, arguments)
 
 
 if __name__ == "__main__":

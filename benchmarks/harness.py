@@ -33,12 +33,13 @@ from matplotlib import pyplot as plt
 Step = Callable[[], object]
 Result = dict[str, float]
 console = Console()
+NODES = 100_000
 
 
 def parse(description: str | None) -> argparse.Namespace:
     """Read the options, and pin this process to as many CPUs as it has threads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=100_000)
+    parser.add_argument("--nodes", type=int, default=NODES)
     parser.add_argument("--edges", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
@@ -141,8 +142,14 @@ def _status(field: str) -> int:
     )
 
 
-def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Path) -> None:
-    """Print a table a group, and write ``name.json`` and ``name.png``; others are compared to the first case."""
+def report(name: str, groups: dict[str, dict[str, Result]], title: str, arguments: argparse.Namespace) -> None:
+    """Print a table a group, and write ``name.json`` and ``name.png``; others are compared to the first case.
+
+    The number of nodes is part of the name where it is not the default.
+    """
+    if arguments.nodes != NODES:
+        name = f"{name}_{arguments.nodes}"
+    path = arguments.out / name
     for group, results in groups.items():
         base = next(iter(results.values()))
         table = Table("case", "ms", "quartiles", "CPU ms", "peak MB", "times faster", title=group)
@@ -157,7 +164,7 @@ def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Pat
             )
         console.print(table)
     content = {"machine": machine(), "groups": groups}
-    (out / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
     figure, grid = plt.subplots(
         -(-len(groups) // 2), 2, figsize=(11, 1.6 * len(groups) + 0.6), layout="constrained", squeeze=False
     )
@@ -174,4 +181,4 @@ def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Pat
         axes.margins(x=0.15)
         axes.set_title(group, fontsize=9)
     figure.suptitle(title)
-    figure.savefig(out / f"{name}.png", dpi=130)
+    figure.savefig(path.with_suffix(".png"), dpi=130)
