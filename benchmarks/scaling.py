@@ -226,11 +226,13 @@ def draw(results: Numbers, path: Path) -> None:
             [str(point["ranks"]) for point in points], [point[f"{name}_peak_mb"] for point in points], "o-", color=color
         )
     axes[0].set(title="The graph grows with the ranks", xlabel="ranks", ylabel="peak memory of a rank, MB")
+    axes[0].margins(y=0.15)
     axes[0].set_ylim(bottom=0)
     axes[0].legend(["full-graph training", "inference"])
     bars = results.get("strong", [])
     ratios = [bars[0]["step_ms"] / bar["step_ms"] for bar in bars]
     axes[1].bar_label(axes[1].bar([bar["case"] for bar in bars], ratios, color="tab:orange"), fmt="%.2f")
+    axes[1].margins(y=0.12)
     axes[1].set(title="The graph stays", ylabel="times as fast as one rank")
     figure.savefig(path, dpi=130)
 
