@@ -19,6 +19,8 @@ from distgnn.train.config import TrainConfig
         ({"mode": "full", "staleness": -1}, "staleness is a number of steps, at least 0, not -1"),
         ({"mode": "sampled", "staleness": 2}, "staleness only goes with mode='full' or mode='history', not 'sampled'"),
         ({"mode": "history", "task": "link"}, "mode='history' is for labels of nodes, not task='link'"),
+        ({"mode": "history", "checkpoint_every": 5}, "do not go with mode='history' or staleness: rows that earlier"),
+        ({"mode": "full", "staleness": 1, "resume": "runs/x"}, "do not go with mode='history' or staleness"),
         ({"num_neighbors": "10,10"}, "has 2 numbers, and the model 3 layers: give one number a layer"),
         ({"num_neighbors": "10,x,1"}, "whole numbers joined by commas, such as 10,10, not '10,x,1'"),
         ({"num_neighbors": "10,0,1"}, "at least 1, or -1 for all, in each layer"),

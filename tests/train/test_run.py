@@ -301,6 +301,27 @@ def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], w
         train(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "sampled", "batch_size": 64, "num_neighbors": "3,3"},
+        {"mode": "sampled", "batch_size": 500, "num_neighbors": "3,3", "task": "link"},
+        {"mode": "full", "task": "link"},
+        {"dataset": "MUTAG", "num_nodes": None, "num_edges": None, "embedding_dim": None},
+    ],
+    ids=str,
+)
+def test_a_run_that_goes_on_ends_as_one_that_never_stopped(options: dict[str, Any]) -> None:
+    options = {**GENERATED, "use_dist_embedding": True, "embedding_dim": 8, "checkpoint_every": 2, **options}
+    expected, _ = train(**options, epochs=4, name="calm")
+    distgnn.use("memory")
+    train(**options, epochs=2, name="torn")
+    distgnn.use("memory")
+    result, _ = train(**options, epochs=4, name="torn", resume="latest")
+    for found, wanted in zip(result.history[0], expected.history[0], strict=True):
+        assert (found.loss, found.train, found.val, found.test) == (wanted.loss, wanted.train, wanted.val, wanted.test)
+
+
 def test_a_run_does_not_overwrite_another() -> None:
     train(name="mine")
     with pytest.raises(ConfigError, match="is there already; choose another --name"):
