@@ -32,17 +32,18 @@ from distgnn.nn import DistributedGIN
 from distgnn.optim import SparseAdam
 from distgnn.train.session import Session
 
-RANKS, HIDDEN, LAYERS, DROPOUT, LR, SPARSE_LR, WEIGHT_DECAY = 2, 64, 3, 0.5, 0.01, 0.001, 5e-4
+RANKS, HIDDEN, LAYERS, DROPOUT, LR, SPARSE_LR, WEIGHT_DECAY = 2, 64, 2, 0.5, 0.01, 0.01, 5e-4
 Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, and how long to train on it."""
+    """A data set, and how to train on it."""
 
     graph: Data
     num_classes: int
     embeddings: bool
+    norm: str | None
     epochs: int
     seeds: int
 
@@ -51,10 +52,10 @@ def load(name: str) -> Case:
     """Load a data set."""
     if name == "Cora":
         cora = load_dataset("Cora")
-        return Case(cora.graph, cora.num_classes, embeddings=False, epochs=100, seeds=10)
+        return Case(cora.graph, cora.num_classes, embeddings=False, norm=None, epochs=100, seeds=10)
     folder = Path(os.environ["DISTGNN_DATA"]) / name
     graph = load_custom_graph(folder / "git_edges.csv", labels=folder / "git_target.csv")
-    return Case(graph, int(graph.y.max()) + 1, embeddings=True, epochs=60, seeds=3)
+    return Case(graph, int(graph.y.max()) + 1, embeddings=True, norm="batch_norm", epochs=60, seeds=3)
 
 
 class Training:
@@ -77,7 +78,7 @@ class Training:
             case.num_classes,
             LAYERS,
             dropout=DROPOUT,
-            norm="batch_norm",
+            norm=case.norm,
             use_dist_embedding=case.embeddings,
             use_dist_tensor=True,
             halo_staleness=staleness,
