@@ -163,10 +163,10 @@ class _Chunk(NamedTuple):
         return _sum_bags(rows, self.each[: rows.size(0)], self.offsets)
 
 
-def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor, numbers: int | None = None) -> Tensor:
+def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor) -> Tensor:
     """Add up the sums of nodes that are given chunk by chunk; the edges of a node may lie in several."""
     out = _new_rows(bags.offsets.numel() - 1, like).zero_()
-    chunks = list(_chunks(bags, _step(like.size(1), numbers)))
+    chunks = list(_chunks(bags, like.size(1)))
     begun: dict[int, Tensor] = {}
 
     def add(number: int) -> None:
@@ -205,8 +205,8 @@ def _share(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
         torch.set_num_threads(threads)  # it is also what threads to come begin with
 
 
-def _chunks(bags: Bags, step: int) -> Iterator[_Chunk]:
-    num_edges = bags.neighbors.numel()
+def _chunks(bags: Bags, width: int) -> Iterator[_Chunk]:
+    num_edges, step = bags.neighbors.numel(), _step(width)
     each = torch.arange(step + 1, dtype=bags.offsets.dtype)
     begins = torch.arange(0, num_edges, step)
     ends = (begins + step).clamp_(max=num_edges)
@@ -217,8 +217,8 @@ def _chunks(bags: Bags, step: int) -> Iterator[_Chunk]:
         yield _Chunk(slice(begin, end), slice(low, high), offsets, bags, each)
 
 
-def _step(width: int, numbers: int | None = None) -> int:
-    return max(1, (numbers or _CHUNK) // max(1, width))
+def _step(width: int) -> int:
+    return max(1, _CHUNK // max(1, width))
 
 
 def _new_rows(count: int, like: Tensor) -> Tensor:
@@ -240,11 +240,7 @@ def _sum_rows(rows: Tensor, bags: Bags) -> Tensor:
     """Sum the rows of the neighbors of each node."""
     if (bags.offsets.numel() - 1) * rows.size(1) * rows.itemsize < _LARGE:
         return _sum_bags(rows, bags.neighbors, bags.offsets)
-
-    def sums(chunk: _Chunk) -> Tensor:
-        return _sum_bags(rows, bags.neighbors[chunk.edges], chunk.offsets)
-
-    return _sum_chunks(sums, bags, rows, 16 * _CHUNK)  # there are no messages to keep in a cache
+    return _sum_chunks(lambda chunk: _sum_bags(rows, bags.neighbors[chunk.edges], chunk.offsets), bags, rows)
 
 
 def _sum_bags(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
