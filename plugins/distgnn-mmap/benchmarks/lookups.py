@@ -1,8 +1,8 @@
 """Cold and hot lookups beside what the disk and memory can do.
 
-Cold: batches of random rows of a table of which nothing is in memory, beside random reads of 4 KiB pages of the same
-file past the page cache (O_DIRECT), by as many threads as read most. Hot: the same batches again, beside the memory
-backend's. Writes lookups.json into --out.
+Cold: batches of rows on random pages, each page once, of a table of which nothing is in memory, beside random reads of
+4 KiB pages of the same file past the page cache (O_DIRECT), by as many threads as read most. Hot: the same batches
+again, beside the memory backend's. Writes lookups.json into --out.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--columns", type=int, default=64, help="of float32")
     parser.add_argument("--batch", type=int, default=4_096)
-    parser.add_argument("--batches", type=int, default=64)
+    parser.add_argument("--batches", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--folder", type=Path, required=True, help="on the disk to be measured; new or of an earlier run"
@@ -72,10 +72,12 @@ def main() -> None:
     found: dict[str, list[float]] = {"disk": [], "cold": [], "hot": [], "memory": []}
     for number in range(arguments.rounds):
         generator = torch.Generator().manual_seed(number)
-        ids = torch.randint(spec.num_embeddings, (arguments.batches, arguments.batch), generator=generator)
+        # No two rows of a page, or those that come later would find it in memory.
+        pages = torch.randperm(path.stat().st_size // PAGE, generator=generator)[: arguments.batches * arguments.batch]
+        ids = (pages * (spec.num_embeddings / (path.stat().st_size / PAGE))).long().view(-1, arguments.batch)
         batches = list(ids)
         drop(path)
-        count = ids.numel() // 8
+        count = ids.numel() // 4
         found["disk"].append(max(disk_pages_per_second(path, count, threads) for threads in (8, 32, 64)))
         drop(path)
         with distgnn.use("mmap", folder=arguments.folder) as backend:
