@@ -21,7 +21,9 @@ def test_every_checkpoint_that_is_there_is_whole_and_the_last_is_never_lost(tmp_
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            time.sleep(moments.uniform(0.0, 0.3))
+            while not list(tmp_path.glob(f".step-{last + 2}.draft")):  # it saves, and not for the first time
+                assert process.poll() is None
+            time.sleep(moments.uniform(0.0, 0.02))
             process.kill()
         drafts += len(list(tmp_path.glob(".step-*.draft")))
         steps = sorted(int(path.name[5:]) for path in tmp_path.glob("step-*"))
