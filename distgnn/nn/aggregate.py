@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Part = TypeVar("Part")
 
 _CHUNK = 2**19  # numbers in the messages that a thread has in memory at a time
-_LARGE = 2**25  # bytes; memory of this size glibc asks the system for every time
 
 
 def neighbor_sum(x: Tensor, layout: Layout) -> Tensor:
@@ -238,9 +237,7 @@ def _gather(rows: Tensor, indices: Tensor, each: Tensor) -> Tensor:
 
 def _sum_rows(rows: Tensor, bags: Bags) -> Tensor:
     """Sum the rows of the neighbors of each node."""
-    if (bags.offsets.numel() - 1) * rows.size(1) * rows.itemsize < _LARGE:
-        return _sum_bags(rows, bags.neighbors, bags.offsets)
-    return _sum_chunks(lambda chunk: _sum_bags(rows, bags.neighbors[chunk.edges], chunk.offsets), bags, rows)
+    return _sum_bags(rows, bags.neighbors, bags.offsets)
 
 
 def _sum_bags(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:

@@ -52,7 +52,6 @@ def no_messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "_CHUNK", 8)
-    monkeypatch.setattr(aggregate, "_LARGE", 0)
 
 
 def random_graph(nodes: int = 50, edges: int = 300) -> Tensor:
@@ -110,7 +109,6 @@ def test_outputs_and_gradients_are_pygs_on_any_graph(
     conv, peer = layers(ours, pygs, flow="source_to_target" if flow else "target_to_source")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aggregate, "_CHUNK", chunk)
-        patch.setattr(aggregate, "_LARGE", 0 if chunk % 2 else aggregate._LARGE)
         torch.testing.assert_close(results(conv, edge_index, inputs), results(peer, edge_index, inputs))
 
 
