@@ -5,5 +5,6 @@
 * :mod:`distgnn.train.tasks`: what is learned, and how it is measured,
 * :mod:`distgnn.train.trial`: one model trained on one split,
 * :mod:`distgnn.train.run`: a whole run of one or many trials,
+* :mod:`distgnn.train.checkpoint`: saving and loading all that a job needs to go on,
 * :mod:`distgnn.train.report`: what a run leaves behind: metrics, curve, table.
 """

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError, TrainingStoppedError
-from distgnn.train.checkpoint import Checkpoint
-from distgnn.train.checkpoint_folder import latest_checkpoint, prune_checkpoints
-from distgnn.train.manifest import MANIFEST, read_manifest
+from distgnn.train.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
+from distgnn.train.checkpoint.manifest import MANIFEST
 from distgnn.train.trial import Epoch
 
 if TYPE_CHECKING:

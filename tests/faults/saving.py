@@ -11,8 +11,7 @@ import torch
 from distgnn import EmbeddingSpec
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.optim import SGD
-from distgnn.train.checkpoint import Checkpoint
-from distgnn.train.checkpoint_folder import prune_checkpoints
+from distgnn.train.checkpoint import Checkpoint, prune_checkpoints
 from distgnn.train.session import Session
 
 ROWS, COLUMNS = 100_000, 16

@@ -32,8 +32,8 @@ from distgnn.backends.memory import MemoryBackend
 from distgnn.data import load_custom_graph
 from distgnn.errors import DistGNNError
 from distgnn.optim import Adam
-from distgnn.train.checkpoint import Checkpoint, Stateful
-from distgnn.train.manifest import VERSION, read_manifest
+from distgnn.train.checkpoint import Checkpoint, Stateful, read_manifest
+from distgnn.train.checkpoint.manifest import VERSION
 from distgnn.train.session import Session, read_ip_config
 
 if TYPE_CHECKING:

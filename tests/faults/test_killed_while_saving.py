@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from distgnn.train.checkpoint_folder import latest_checkpoint
+from distgnn.train.checkpoint import latest_checkpoint
 from tests.faults.saving import COLUMNS, ROWS, saves
 
 KILLS = 5

@@ -13,10 +13,8 @@ from distgnn.data import generate_graph
 from distgnn.graph import tensor_files
 from distgnn.nn import DistributedGIN
 from distgnn.optim import SGD, Adagrad, Adam, SparseAdam
-from distgnn.train import checkpoint_writer
-from distgnn.train.checkpoint import Checkpoint, Stateful
-from distgnn.train.checkpoint_folder import latest_checkpoint, prune_checkpoints
-from distgnn.train.plain_state import decode, encode, tensor_names
+from distgnn.train.checkpoint import Checkpoint, Stateful, latest_checkpoint, prune_checkpoints, writer
+from distgnn.train.checkpoint.plain_state import decode, encode, tensor_names
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
@@ -101,8 +99,8 @@ def test_a_job_that_is_loaded_goes_on_as_if_it_had_never_ended(tmp_path: Path, n
 def test_tables_come_back_bit_for_bit_whatever_the_blocks(
     tmp_path: Path, dtype: torch.dtype, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_writer, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(checkpoint_writer, "_UNSYNCED_BYTES", 5000)
+    monkeypatch.setattr(writer, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(writer, "_UNSYNCED_BYTES", 5000)
     backend = MemoryBackend()
     stores = [backend.open_embedding(EmbeddingSpec(name, 777, 3, dtype, seed=len(name))) for name in ("one", "other")]
     for rule in (SGD(lr=1.0), Adagrad(lr=1.0), Adam(lr=1.0)):

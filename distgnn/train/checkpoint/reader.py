@@ -9,9 +9,9 @@ import torch
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.graph.tensor_files import NAMES, TensorReader, as_bytes
-from distgnn.train.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
-from distgnn.train.plain_state import decode, tensor_names
-from distgnn.train.random_state import set_random_state
+from distgnn.train.checkpoint.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
+from distgnn.train.checkpoint.plain_state import decode, tensor_names
+from distgnn.train.checkpoint.random_state import set_random_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.protocols import SupportsCheckpoint
-    from distgnn.train.checkpoint import Stateful
+    from distgnn.train.checkpoint.checkpoint import Stateful
     from distgnn.train.session import Session
 
 

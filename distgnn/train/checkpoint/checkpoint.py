@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training job needs to go on, in a folder that is there whole or not at all.
+"""Saving and loading all that a training job needs to go on.
 
 Every rank writes its own rows of every store, and their state, into a file of its own, a block at a time; rank 0 writes
 what the ranks have in common as well, and last of all the manifest. Until then the folder has a hidden name. So a crash
@@ -22,10 +22,8 @@ import torch
 from distgnn.errors import CheckpointError, CheckpointWriteError
 from distgnn.nn.stored import StoredEmbedding
 from distgnn.protocols import SupportsCheckpoint
-from distgnn.train.checkpoint_folder import draft_of, sync_folder
-from distgnn.train.checkpoint_reader import CheckpointReader
-from distgnn.train.checkpoint_writer import Table, write_tables
-from distgnn.train.manifest import (
+from distgnn.train.checkpoint.folder import draft_of, sync_folder
+from distgnn.train.checkpoint.manifest import (
     Manifest,
     SavedFile,
     SavedStore,
@@ -37,9 +35,11 @@ from distgnn.train.manifest import (
     stored_name,
     write_manifest,
 )
-from distgnn.train.plain_state import encode
-from distgnn.train.random_state import random_state
-from distgnn.train.together import together
+from distgnn.train.checkpoint.plain_state import encode
+from distgnn.train.checkpoint.random_state import random_state
+from distgnn.train.checkpoint.reader import CheckpointReader
+from distgnn.train.checkpoint.together import together
+from distgnn.train.checkpoint.writer import Table, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +95,7 @@ class Checkpoint:
 
         Args:
             path: Its folder, which all ranks see and which is not there yet.
-            notes: What :func:`~distgnn.train.manifest.read_manifest` gives back; anything that JSON has.
+            notes: What :func:`~distgnn.train.checkpoint.read_manifest` gives back; anything that JSON has.
 
         Raises:
             CheckpointWriteError: It cannot be written, by whichever rank; nothing is there then.

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from distgnn.graph.tensor_files import BLOCK_BYTES, NAMES, TensorFile, as_bytes
-from distgnn.train.manifest import SavedTensor
+from distgnn.train.checkpoint.manifest import SavedTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
