@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from distgnn.nn.layout import Bags
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from distgnn.nn.layout import Layout
+    from distgnn.nn.layout import Bags, Layout
 
 Part = TypeVar("Part")
 
@@ -45,7 +43,8 @@ class _NeighborSum(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: Layout, reverse: bool) -> Tensor:
         ctx.layout, ctx.reverse = layout, reverse
-        return _sum_rows(x.contiguous(), layout.outgoing if reverse else layout.incoming)
+        bags = layout.outgoing if reverse else layout.incoming
+        return _sum_bags(x.contiguous(), bags.neighbors, bags.offsets)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -97,7 +96,7 @@ class _NeighborReluSum(Function):
             return None, by_edge, None
         offsets, _, order = ctx.layout.outgoing
         order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
-        return _sum_rows(by_edge, Bags(offsets, order, None)), by_edge, None
+        return _sum_bags(by_edge, order, offsets), by_edge, None
 
 
 def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -233,11 +232,6 @@ def _gather(rows: Tensor, indices: Tensor, each: Tensor) -> Tensor:
         return rows.index_select(0, indices)
     # As bags of one row: that loop fetches ahead, index_select does not.
     return _sum_bags(rows, indices, each[: indices.numel() + 1])
-
-
-def _sum_rows(rows: Tensor, bags: Bags) -> Tensor:
-    """Sum the rows of the neighbors of each node."""
-    return _sum_bags(rows, bags.neighbors, bags.offsets)
 
 
 def _sum_bags(rows: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
