@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PLUGINS = plugins/distgnn-mmap plugins/template
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs bench clean
 
 help:  ## Show this help.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,10 +34,13 @@ lint: $(VENV)/dev  ## Check style, types and the import rules.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/dev  ## Build the documentation as a site, in site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/dev  ## Measure GIN's accuracy on Cora, and the speed of GIN and GINE, beside PyG's.
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/gin.py
 	$(BIN)/python benchmarks/gine.py
 
 clean:  ## Remove the environment and caches.
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site

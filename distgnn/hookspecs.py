@@ -27,6 +27,7 @@ PROJECT = "distgnn"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks the hook of a plugin, a function ``distgnn_backend()`` as :func:`distgnn_backend` describes."""
 
 BackendFactory = Callable[..., Backend]
 

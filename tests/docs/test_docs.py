@@ -3,7 +3,7 @@
 Conventions of the pages: the Python blocks of a page share a namespace and run in order, in an empty folder. A block
 whose first line is a comment with a file name is that file, or its continuation; pytest runs those named ``test_*.py``.
 A ``text`` block is what the block before it prints, where ``...`` stands for anything. An HTML comment before a block
-says that it is not run, and why, or that its commands are.
+says that it is not run, and why, or what it needs, or that its commands are run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ("distgnn", "distgnn.nn", "distgnn.optim", "distgnn.graph", "distgnn.data", "distgnn.testing")
+NEEDS_DGL = "<!-- needs dgl -->"
 RUNS = "<!-- runs in the tests, with 2 epochs -->"
 WARNINGS = ("-Werror", "-Wignore:`torch.jit.script` is deprecated:DeprecationWarning")  # the latter is PyG's
 COMMANDS: Any = typer.main.get_command(app)
@@ -134,7 +136,9 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page: Path, folder: Pat
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for block in blocks_of(page):
-        if block.language == "python" and not block.file and not block.comment.startswith("<!-- not run"):
+        if block.comment.startswith("<!-- not run") or (block.comment == NEEDS_DGL and find_spec("dgl") is None):
+            continue
+        if block.language == "python" and not block.file:
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
             printed = out.getvalue()
