@@ -207,7 +207,11 @@ def test_an_archive_without_the_array_is_refused_with_what_it_holds(tmp_path: Pa
         load_custom_graph(tmp_path / "edges.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04garbage", gzip.compress(b"0,1\n" * 999)[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", b"PK\x03\x04garbage", gzip.compress(b"0,1\n" * 999)[:-9]],
+    ids=["empty", "garbage", "zip", "gzip"],  # the last holds the time, and processes beside each other need the same
+)
 @pytest.mark.parametrize("name", ["edges.csv.gz", "edges.npz", "edges.npy", "edges.pt"])
 def test_a_corrupt_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
