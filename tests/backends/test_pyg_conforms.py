@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distgnn.backends.pyg import PygBackend
+import distgnn
 from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
 
 if TYPE_CHECKING:
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 class Pyg:
-    @pytest.fixture
-    def backend(self) -> Iterator[PygBackend]:
-        backend = PygBackend(timeout=20)
-        yield backend
-        backend.close()
+    """On several ranks a backend takes a tenth of a second to open, longer than most tests: one does for a class."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls) -> Iterator[distgnn.Backend]:
+        with distgnn.use("pyg", timeout=20) as backend:
+            yield backend
 
 
 class TestPygEmbeddingStore(Pyg, EmbeddingStoreTests):
@@ -33,5 +35,8 @@ class TestPygGraphStore(Pyg, GraphStoreTests):
     pass
 
 
-class TestPygBackend(Pyg, BackendTests):
-    pass
+class TestPygBackend(BackendTests):
+    @pytest.fixture
+    def backend(self) -> Iterator[distgnn.Backend]:
+        with distgnn.use("pyg", timeout=20) as backend:
+            yield backend
