@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import sys
+from inspect import cleandoc
 
 import typer
 
 from distgnn._version import __version__
 from distgnn.cli.backends import backends
 from distgnn.cli.doctor import doctor
+from distgnn.cli.inspect import inspect
 from distgnn.cli.partition import partition
 from distgnn.cli.train import train
-from distgnn.errors import DistGNNError
+from distgnn.errors import (
+    BackendError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    ConfigError,
+    DataError,
+    DistGNNError,
+    GraphInputError,
+    SpecError,
+    TrainingStoppedError,
+)
+
+_BAD_INPUT = (
+    BackendError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    ConfigError,
+    DataError,
+    GraphInputError,
+    SpecError,
+)
+_EXIT_CODES: dict[tuple[type[BaseException], ...], int] = {_BAD_INPUT: 2, (TrainingStoppedError,): 3, (Exception,): 1}
 
 app = typer.Typer(
     help="Distributed Graph Isomorphism Networks for PyTorch Geometric, with pluggable storage.",
@@ -24,33 +47,33 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-app.command()(train)
-app.command()(partition)
-app.command()(backends)
-app.command()(doctor)
+for command in (train, partition, backends, doctor, inspect):
+    about, example = cleandoc(command.__doc__ or "").rsplit("\n\n", 1)  # the example is what a command's help ends with
+    app.command(help=about, epilog=example)(command)
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     *,
     version: bool = typer.Option(False, "--version", help="Show the version and exit."),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error; may stand anywhere."),
 ) -> None:
-    del debug  # read by main(), which is what catches errors
+    del debug  # taken out by main(), which is what catches errors
     if version:
         typer.echo(f"distgnn {__version__}")
         raise typer.Exit
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends it with one line and exit code 1, and a usage error with 2."""
+    """Run the command; an error ends it with one line on stderr, and an exit code that says whose it is."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app()
-    except DistGNNError as error:
-        if "--debug" in sys.argv:
+        app(words)
+    except (DistGNNError, OSError) as error:
+        if len(words) < len(sys.argv) - 1:
             raise
         typer.secho(f"error: {error}", err=True, fg="red")
-        sys.exit(1)
+        sys.exit(next(code for kinds, code in _EXIT_CODES.items() if isinstance(error, kinds)))
     except KeyboardInterrupt:
         typer.secho("interrupted; the folder of a run keeps what was measured so far", err=True, fg="red")
         sys.exit(130)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
+
+from distgnn.cli.facts import show_facts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distgnn.graph.partition_report import PartitionReport
 
 _DATA, _PARTS, _OWN, _OUTPUT = "Data", "Parts", "A graph of your own", "Output"
 
@@ -45,13 +53,12 @@ def partition(
     Example: distgnn partition Cora --parts 4 --out cora-4
     """
     from rich.console import Console  # noqa: PLC0415  # the command line answers --help without heavy imports
-    from rich.progress import Progress  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
     from distgnn.data.options import load_by_options  # noqa: PLC0415
     from distgnn.errors import ConfigError  # noqa: PLC0415
     from distgnn.graph.partition import partition_graph  # noqa: PLC0415
     from distgnn.graph.partition_writer import PICTURE  # noqa: PLC0415
+    from distgnn.progress import TellingProgress  # noqa: PLC0415
 
     own: dict[str, str | int | None] = {
         "edges": edges,
@@ -67,7 +74,7 @@ def partition(
     data = dataset.graph
     del data.n_id, data.e_id  # they count from 0, which the partition writes down by itself
     console = Console(quiet=as_json)
-    with Progress(console=console) as progress:
+    with TellingProgress(console) as progress:
         task = progress.add_task("partitioning", total=parts)
         report = partition_graph(
             data,
@@ -81,12 +88,26 @@ def partition(
     if as_json:
         typer.echo(json.dumps(report.as_dict()))
         return
-    table = Table("part", "nodes", "in-edges", "cut", "halo nodes", title=f"{graph}: {parts} parts by {method}")
+    show_parts(console, report)
+    show_facts(console, [*cut_facts(report), ("picture", f"{out}/{PICTURE}")])
+
+
+def show_parts(console: Console, report: PartitionReport) -> None:
+    """Print what each part has."""
+    from rich.table import Table  # noqa: PLC0415
+
+    title = f"{len(report.parts)} parts by {report.method}"
+    table = Table("part", "nodes", "in-edges", "cut", "halo nodes", title=title)
     for number, part in enumerate(report.parts):
         sizes = (part.nodes, part.edges, part.cut_edges, part.halo_nodes)
         table.add_row(str(number), *(f"{size:,}" for size in sizes))
     console.print(table)
-    console.print(f"edge cut      {report.edge_cut:,} edges, {report.edge_cut_ratio:.1%}")
-    console.print(f"balance       {report.node_balance:.3f} by nodes, {report.edge_balance:.3f} by edges (1 is best)")
-    console.print(f"halo          {report.halo_ratio:.3f} nodes of other parts for each node")
-    console.print(f"picture       {out}/{PICTURE}")
+
+
+def cut_facts(report: PartitionReport) -> list[tuple[str, str]]:
+    """Say how well a graph was cut."""
+    return [
+        ("edge cut", f"{report.edge_cut:,} edges, {report.edge_cut_ratio:.1%}"),
+        ("balance", f"{report.node_balance:.3f} by nodes, {report.edge_balance:.3f} by edges (1 is best)"),
+        ("halo", f"{report.halo_ratio:.3f} nodes of other parts for each node"),
+    ]

@@ -47,7 +47,9 @@ def partition_from_dgl(config: str | Path, out: str | Path, *, overwrite: bool =
     config, out = Path(config), Path(out)
     check_free(out, overwrite=overwrite)
     dgl = _import_dgl()
-    sizes = _read_config(config)
+    sizes = read_dgl_config(config)
+    if any(len(sizes.get(types_, [0])) != 1 for types_ in ("ntypes", "etypes")):
+        raise DataFormatError(f"{config} has several types of nodes or edges; only graphs of one type can be rewritten")
     num_parts: int = sizes["num_parts"]
 
     def load(part: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
@@ -163,7 +165,13 @@ def _write_part(dgl: Any, part: Partition, out: Path) -> dict[str, str]:
     return files
 
 
-def _read_config(config: Path) -> dict[str, Any]:
+def read_dgl_config(config: Path) -> dict[str, Any]:
+    """Read the ``.json`` file of a partition of DGL's.
+
+    Raises:
+        DatasetNotFoundError: There is none.
+        DataFormatError: It is something else.
+    """
     try:
         found = json.loads(config.read_text())
     except OSError as error:
@@ -173,8 +181,6 @@ def _read_config(config: Path) -> dict[str, Any]:
     sizes = {"num_parts", "num_nodes", "num_edges", "part_method"}
     if not isinstance(found, dict) or not sizes <= set(found):
         raise DataFormatError(f"{config} is no partition of DGL's: it lacks {', '.join(sorted(sizes))}")
-    if any(len(found.get(types_, [0])) != 1 for types_ in ("ntypes", "etypes")):
-        raise DataFormatError(f"{config} has several types of nodes or edges; only graphs of one type can be rewritten")
     return found
 
 

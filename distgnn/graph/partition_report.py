@@ -57,12 +57,12 @@ class PartitionReport:
     @property
     def node_balance(self) -> float:
         """Nodes of the largest part over those of the average part; 1 is best."""
-        return _balance([part.nodes for part in self.parts])
+        return balance([part.nodes for part in self.parts])
 
     @property
     def edge_balance(self) -> float:
         """Edges of the largest part over those of the average part; 1 is best."""
-        return _balance([part.edges for part in self.parts])
+        return balance([part.edges for part in self.parts])
 
     @property
     def halo_ratio(self) -> float:
@@ -100,5 +100,6 @@ def draw_partition(report: PartitionReport, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _balance(sizes: list[int]) -> float:
+def balance(sizes: list[int]) -> float:
+    """Return the largest size over the average one."""
     return max(sizes) * len(sizes) / max(1, sum(sizes))

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
@@ -37,6 +38,19 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What a look at a file tells.
+
+    Args:
+        size: Its bytes, 0 where it is missing.
+        problem: Why it cannot be what was written; empty where its size is as it should be.
+    """
+
+    size: int
+    problem: str = ""
 
 
 class Layout:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError, TrainingStoppedError
 from distgnn.train.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
-from distgnn.train.checkpoint.manifest import MANIFEST
+from distgnn.train.checkpoint.folder import find_checkpoint
 from distgnn.train.trial import Epoch
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def _source(config: TrainConfig, own: Path) -> Path | None:
     if latest is not None or config.resume in {None, LATEST}:
         return latest
     asked = Path(str(config.resume))
-    if (asked / MANIFEST).exists():
-        return asked
-    found = latest_checkpoint(asked / "checkpoints") or latest_checkpoint(asked)
+    found = find_checkpoint(asked)
     if found is None:
         raise CheckpointNotFoundError(f"{asked} is neither a checkpoint nor a folder with one; see what is in it")
     return found

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
+from distgnn.progress import TellingProgress
 from distgnn.registry import use
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rich.progress import Task
+    from rich.progress import Progress
 
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
@@ -107,7 +106,7 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     trials = list(_trials(config, loaded))
     with use(config.backend) as backend, ExitStack() as at_the_end:
         session = Session(backend)
-        progress = _progress(console)
+        progress = TellingProgress(console)
         folder = at_the_end.enter_context(RunFolder(config, written=session.is_main, continued=is_continued(config)))
         with console.status("opening the graph"):
             source = Source(config, loaded, session, progress)
@@ -226,24 +225,6 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
     except ValueError as error:
         raise ConfigError(f"{len(positions)} graphs are too few to split by class: {error}") from error
     return kept, out
-
-
-class _Told(ProgressColumn):
-    """What a task says of itself; a task may say nothing."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("told", ""))
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Told(),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _result(

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,20 +83,28 @@ def test_train_takes_options_in_both_spellings_and_prints_json(
         (["--out", "/dev/null/x"], "cannot be written"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_1(
+def test_a_users_mistake_is_one_line_and_exit_code_2(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
-    assert distgnn("train", *arguments, monkeypatch=monkeypatch) == 1
+    assert distgnn("train", *arguments, monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["distgnn", "--debug", "train", "--epochs", "0"])
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
-        main()
+def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(tmp_path: Path) -> None:
+    words = "train --dataset CustomLargeGraph --num-nodes 60 --num-edges 200 --use-dist-embedding --embedding-dim 4"
+    words += " --epochs 100000 --checkpoint-every 1 --name one"
+    command = [sys.executable, "-m", "distgnn", *words.split()]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/one/checkpoints/step-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 3, error
+    assert "error: stopped by SIGTERM after epoch" in error
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,5 @@ def test_what_is_wrong_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert all(one["fix"] for one in found.values() if one["status"] != "ok")
 
 
-def test_a_machine_without_problems_is_told_so_in_a_table(tmp_path: Path) -> None:
-    (tmp_path / "data" / "Cora" / "raw").mkdir(parents=True)
-    done = run(tmp_path, "doctor", DISTGNN_DISABLE_PLUGINS="1", DISTGNN_DATA=str(tmp_path / "data"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "rows in this process: opened, and a row was looked up" in done.stdout
-    assert f"in {tmp_path / 'data'}: Cora" in done.stdout
-
-
 def test_square_brackets_of_extras_are_shown(tmp_path: Path) -> None:
     assert SUMMARY in run(tmp_path, "backends").stdout

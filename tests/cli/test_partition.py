@@ -50,7 +50,7 @@ def test_an_edge_file_is_cut_and_reported_as_json(
     report = json.loads(capsys.readouterr().out)
     assert (report["edge_cut"], report["edge_cut_ratio"], report["node_balance"]) == (2, 0.2, 1.0)
     assert report["parts"][0] == {"nodes": 3, "edges": 5, "cut_edges": 1, "halo_nodes": 1}
-    assert partition(*words, monkeypatch=monkeypatch) == 1
+    assert partition(*words, monkeypatch=monkeypatch) == 2
     assert "error: cut is there already" in capsys.readouterr().err
     assert partition(*words, "--overwrite", monkeypatch=monkeypatch) == 0
 
@@ -79,10 +79,10 @@ def test_cora_is_cut_by_metis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["Cora", "--parts", "2", "--num-nodes", "5"], "num_nodes only go with --dataset CustomLargeGraph"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_1(
+def test_a_users_mistake_is_one_line_and_exit_code_2(
     arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert partition(*arguments, "--out", "cut", monkeypatch=monkeypatch) == 1
+    assert partition(*arguments, "--out", "cut", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
@@ -91,5 +91,5 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
 
 def test_many_small_graphs_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
-    assert partition("MUTAG", "--parts", "2", "--out", "cut", monkeypatch=monkeypatch) == 1
+    assert partition("MUTAG", "--parts", "2", "--out", "cut", monkeypatch=monkeypatch) == 2
     assert "MUTAG has 188 small graphs" in capsys.readouterr().err

@@ -10,6 +10,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from distgnn.train.checkpoint.manifest import MANIFEST
+
 _DRAFT, _OLD = ".draft", ".old"  # hidden folders that are no checkpoints
 
 
@@ -22,6 +24,13 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     """Return the checkpoint of the largest number in a folder of them, or None; every ``step-N`` there is whole."""
     found = _numbered(Path(folder))
     return found[-1] if found else None
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """Return what is meant by a path: a checkpoint, or the last one of a run or of a folder of checkpoints."""
+    if (path / MANIFEST).exists():
+        return path
+    return latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)
 
 
 def prune_checkpoints(folder: str | Path, keep: int) -> None:

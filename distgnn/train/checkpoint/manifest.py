@@ -103,12 +103,14 @@ class Manifest:
         stores: The stores.
         files: What each rank wrote.
         notes: Whatever JSON the writer wants to find again.
+        written_by: The distgnn that wrote it.
     """
 
     state: object
     stores: Mapping[str, SavedStore]
     files: tuple[SavedFile, ...]
     notes: object = None
+    written_by: str = f"distgnn {__version__}"
 
 
 def file_name(rank: int) -> str:
@@ -123,7 +125,7 @@ def stored_name(store: str, key: str) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, to the disk."""
-    content = _canonical({"written_by": f"distgnn {__version__}", **asdict(manifest)})
+    content = _canonical(asdict(manifest))
     head = {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     with (folder / MANIFEST).open("w") as file:
         file.write(f'{json.dumps(head)[:-1]}, "content": {content}}}\n')
@@ -205,7 +207,7 @@ def _parse(content: Any) -> Manifest:
             raise ValueError(f"store {name!r} has {end} rows, not {store.shape[0]}")
     if not files:
         raise ValueError("there are no files")
-    return Manifest(content["state"], stores, files, content["notes"])
+    return Manifest(content["state"], stores, files, content["notes"], str(content["written_by"]))
 
 
 def _tensor(name: str, found: Any) -> SavedTensor:
