@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PLUGINS = plugins/distgnn-mmap plugins/template
+PLUGINS = plugins/distgnn-fbgemm plugins/distgnn-mmap plugins/template
 
 .PHONY: help demo test lint docs bench clean
 
