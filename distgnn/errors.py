@@ -18,6 +18,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     │   ├── RowsError                   (ValueError)       values or gradients of a wrong shape, type or device
     │   └── NonFiniteGradientError      (ArithmeticError)  NaN or infinite gradients, under DISTGNN_DEBUG=1
     ├── PeerLostError                   (ConnectionError)  another rank or server is gone, or silent for too long
+    ├── SecretError                     (PermissionError)  the job's secret is another, or cannot be read
     ├── CallOrderError                  (RuntimeError)     calls in a wrong order (of ranks: under DISTGNN_DEBUG=1)
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
@@ -99,6 +100,10 @@ class NonFiniteGradientError(StoreError, ArithmeticError):
 
 class PeerLostError(DistGNNError, ConnectionError):
     """Another rank or a server is gone or silent; the text names it, the store and the call."""
+
+
+class SecretError(DistGNNError, PermissionError):
+    """This process was not admitted to a job, for its secret is another; or the secret cannot be read."""
 
 
 class CallOrderError(DistGNNError, RuntimeError):

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 from torch.distributed.rendezvous import rendezvous
 
-from distgnn.errors import PeerLostError
+from distgnn.errors import PeerLostError, SecretError
+from distgnn.secret import FILE_VARIABLE, VARIABLE, job_secret, sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,11 +35,13 @@ class Job(NamedTuple):
         rank: This process's rank.
         size: The world size.
         store: Where they leave word for each other; None for a rank that is alone. It outlives process groups.
+        key: What they have in common; where the job has a secret, nobody else can know it.
     """
 
     rank: int
     size: int
     store: PrefixStore | None
+    key: bytes
 
 
 def join_job(timeout: float) -> Job:
@@ -46,6 +49,7 @@ def join_job(timeout: float) -> Job:
 
     Raises:
         PeerLostError: Not all ranks came.
+        SecretError: The job has another secret than this process.
     """
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
@@ -55,8 +59,8 @@ def join_job(timeout: float) -> Job:
         if size > 1:
             store, rank = find_job(size, timeout)
     if size == 1:
-        return Job(0, 1, None)
-    return Job(rank, size, meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
+        return Job(0, 1, None, b"")
+    return Job(rank, size, *meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
 
 
 def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T]) -> _T:
@@ -112,45 +116,71 @@ def find_job(size: int, timeout: float) -> tuple[Store, int]:
         ) from error
 
 
-def meet(store: Store, rank: int, size: int, timeout: float) -> PrefixStore:
-    """Wait until every rank has come; return a part of the store that is theirs alone.
+def meet(store: Store, rank: int, size: int, timeout: float) -> tuple[PrefixStore, bytes]:
+    """Wait until every rank has come; return a part of the store that is theirs alone, and a key that they share.
 
     The store of torchrun remembers what earlier attempts of a restarted job wrote there. So rank 0 opens a meeting of a
     new name and lists in it who has come: this process is not on the list of an earlier one.
 
+    The store takes words from anybody. Where the job has a secret, rank 0 lists only who signs the meeting's new name
+    with it, and signs the list, on which every rank finds the new name that it made for itself.
+
     Raises:
         PeerLostError: A rank has not come in time.
+        SecretError: The job has another secret than this process.
     """
+    secret = job_secret()
     me = uuid.uuid4().hex
     deadline = time.monotonic() + timeout
-    missing = [0]
+    came = ["-"]
 
-    def look() -> PrefixStore | None:
+    def look() -> tuple[PrefixStore, bytes] | None:
         if rank == 0:
             store.set("meeting", me)
         while time.monotonic() < deadline:
-            meeting = PrefixStore(store.get("meeting").decode(), store)
-            meeting.set(str(rank), me)
+            name = store.get("meeting").decode()
+            meeting = PrefixStore(name, store)
+            meeting.set(str(rank), f"{me} {sign(secret, name, rank, me).hex()}")
             if rank == 0:
-                seen = [meeting.get(str(one)).decode() if meeting.check([str(one)]) else "-" for one in range(size)]
-                meeting.set("came", " ".join(seen))
-            came = meeting.get("came").decode().split()
-            if me in came and "-" not in came:
-                return meeting
-            missing[:] = [one for one, name in enumerate(came) if name == "-"] or [0]
+                names = " ".join(_came(meeting, name, secret, one) for one in range(size))
+                meeting.set("came", f"{names} {sign(secret, name, 'came', names).hex()}")
+            names, _, signature = meeting.get("came").decode(errors="replace").rpartition(" ")
+            if signature != sign(secret, name, "came", names).hex():
+                raise _not_admitted(rank, size, secret, signature == sign(b"", name, "came", names).hex())
+            came[:] = names.split()
+            if me in came and not {"-", "?"} & set(came):
+                return meeting, sign(secret, name, "key")
             time.sleep(0.01)
         return None
 
     try:
-        meeting = within(timeout + 1, look)
+        found = within(timeout + 1, look)
     except (RuntimeError, TimeoutError):
-        meeting = None  # rank 0, or its launcher, is gone with the store
-    if meeting is None:
+        found = None  # rank 0, or its launcher, is gone with the store
+    if found is None:
+        missing = [one for one, name in enumerate(came) if name in {"-", "?"}] or [0]
+        strangers = [one for one, name in enumerate(came) if name == "?"]
         raise PeerLostError(
             f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "
             f"{listed(missing)}: start {size} processes, or give them more time with timeout=..."
+            + (f"; whoever came as {listed(strangers)} has not the job's secret" if strangers else "")
         )
-    return meeting
+    return found
+
+
+def _came(meeting: PrefixStore, name: str, secret: bytes, rank: int) -> str:
+    """Return the name that a rank made for itself, ``-`` where it has not come, ``?`` where its signature is wrong."""
+    if not meeting.check([str(rank)]):
+        return "-"
+    said, _, signature = meeting.get(str(rank)).decode(errors="replace").partition(" ")
+    return said if signature == sign(secret, name, rank, said).hex() else "?"
+
+
+def _not_admitted(rank: int, size: int, secret: bytes, open_to_all: bool) -> SecretError:
+    return SecretError(
+        f"rank {rank} is not admitted to the job of {size} ranks: it has {'a' if secret else 'no'} secret, and rank 0 "
+        f"has {'none' if open_to_all else 'another'}; start every rank with the same {VARIABLE} or {FILE_VARIABLE}"
+    )
 
 
 def within(seconds: float, ask: Callable[[], _T]) -> _T:

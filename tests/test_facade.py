@@ -42,6 +42,7 @@ ERRORS = {
     "NonFiniteGradientError",
     "PeerLostError",
     "RowsError",
+    "SecretError",
     "SpecError",
     "StoreClosedError",
     "StoreError",

@@ -67,6 +67,12 @@ def train(  # one local a command line option
     rank: int = typer.Option(
         None, help="This machine's rank in it.  \\[default: found by its addresses]", rich_help_panel=_CLUSTER
     ),
+    secret_file: str = typer.Option(
+        None,
+        envvar="DISTGNN_SECRET_FILE",
+        help="File of mode 600 with a secret that every rank must have to join.",
+        rich_help_panel=_CLUSTER,
+    ),
     use_dist_embedding: bool = typer.Option(
         False, "--use-dist-embedding", help="Learn an embedding of each node.", rich_help_panel=_MODEL
     ),

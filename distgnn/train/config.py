@@ -34,6 +34,7 @@ class TrainConfig:
         backend: Where stores are opened.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
+        secret_file: A file with the job's secret, see :mod:`distgnn.secret`; None is ``DISTGNN_SECRET``'s, or none.
         epochs: Passes over the training data.
         batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
             32 graphs, or 1,024 nodes or edges.
@@ -89,6 +90,7 @@ class TrainConfig:
     backend: str = "memory"
     ip_config: str | None = None
     rank: int | None = None
+    secret_file: str | None = None
     epochs: int = 100
     batch_size: int | None = None
     num_neighbors: str | None = None

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 # What may change between a checkpoint and the run that goes on from it.
-_FREE = {"backend", "checkpoint_every", "epochs", "ip_config", "keep", "name", "out", "rank", "resume", "root"}
+_FREE = {
+    "backend",
+    "checkpoint_every",
+    "epochs",
+    "ip_config",
+    "keep",
+    "name",
+    "out",
+    "rank",
+    "resume",
+    "root",
+    "secret_file",
+}
 
 
 def is_continued(config: TrainConfig) -> bool:

@@ -19,6 +19,7 @@ from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
+from distgnn.secret import FILE_VARIABLE
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.session import Session, join_ip_config
@@ -98,6 +99,8 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     """
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
+    if config.secret_file is not None:
+        os.environ[FILE_VARIABLE] = config.secret_file
     if os.environ.get("RANK", "0") != "0":
         console = Console(quiet=True)
     with console.status(f"loading {config.dataset}"):

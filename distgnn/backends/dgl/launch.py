@@ -112,14 +112,13 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
     assert store is not None
     if job.rank == 0:
         store.set("name", secrets.token_hex(8))
-        store.set("secret", secrets.token_hex(32))
     store.set(f"host/{job.rank}", json.dumps([_host(), _own_address()]))
     told = [json.loads(_get(store, f"host/{rank}", deadline)) for rank in range(job.size)]
     hosts = [host for host, _ in told]
     order = list(dict.fromkeys(hosts))
     starters = tuple(hosts.index(host) for host in order)
     part = order.index(hosts[job.rank])
-    name, secret = _get(store, "name", deadline), _get(store, "secret", deadline)
+    name, secret = _get(store, "name", deadline), job.key.hex()
     own = None
     if starters[part] == job.rank:
         address = _reachable([told[rank][1] for rank in starters], part)

@@ -2,13 +2,15 @@
 
 The memory has no name in any file system: it goes with the last process that maps it, however that ends. Its
 descriptors, and word that there is something to read, go through Unix sockets between the ranks; a socket also tells
-at once that its other end is gone.
+at once that its other end is gone. Only processes of this user that know the job's key get one.
 """
 
 from __future__ import annotations
 
+import hmac
 import mmap
 import os
+import secrets
 import select
 import socket
 import struct
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.errors import StoreError
+from distgnn.secret import sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
+    from distgnn.meeting import Job
+
 _SPINNING = 2e-4  # seconds
 _RANK = struct.Struct("<q")
+_NONCE = 32  # bytes
 
 
 class Host:
@@ -38,8 +44,7 @@ class Host:
 
     Args:
         rank: This rank.
-        store: Where the ranks say who they are; None keeps this one to itself.
-        size: The world size.
+        job: All ranks; None keeps this one to itself.
         timeout: Seconds that a rank waits for another.
 
     Attributes:
@@ -49,16 +54,20 @@ class Host:
         OSError: A rank of this host cannot be reached.
     """
 
-    def __init__(self, rank: int, store: PrefixStore | None = None, size: int = 1, timeout: float = 0.0) -> None:
+    def __init__(self, rank: int, job: Job | None = None, timeout: float = 0.0) -> None:
         self._rank, self._timeout = rank, timeout
         self.members = range(rank, rank + 1)
         self._peers: dict[int, socket.socket] = {}
-        if store is not None:
-            self._connect(store, size, timeout)
         # Two boxes in turn: word of a peer's next message means that it has read my last but one.
         self._turn = 0
         self._own = [torch.empty(0, dtype=torch.uint8)] * 2
         self._others: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.empty(0, dtype=torch.uint8))
+        if job is not None and job.store is not None:
+            try:
+                self._connect(job.store, job.size, job.key, timeout)
+            except BaseException:
+                self.close()
+                raise
 
     def exchange(self, outgoing: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
         """Exchange pieces of bytes between the members; every member calls it, and none returns before all have called.
@@ -161,7 +170,7 @@ class Host:
         self._own.clear()
         self._others.clear()
 
-    def _connect(self, store: PrefixStore, size: int, timeout: float) -> None:
+    def _connect(self, store: PrefixStore, size: int, key: bytes, timeout: float) -> None:
         here, address = _name_of_host(), f"\0distgnn/{uuid.uuid4().hex}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(address)
@@ -178,17 +187,18 @@ class Host:
             for peer in range(first, self._rank):
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 connection.settimeout(timeout)
-                connection.connect("\0" + names[peer][1])
-                connection.send(_RANK.pack(self._rank))
                 self._peers[peer] = connection
+                connection.connect("\0" + names[peer][1])
+                if not _is_own_user(connection) or not _introduced(connection, self._rank, key):
+                    raise ConnectionRefusedError(f"whoever listens as rank {peer} is not of this job")
             while len(self._peers) < len(self.members) - 1:
                 connection, _ = listener.accept()
-                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                if struct.unpack("3i", credentials)[1] != os.getuid():
-                    connection.close()
-                    continue
                 connection.settimeout(timeout)
-                self._peers[_RANK.unpack(connection.recv(_RANK.size))[0]] = connection
+                peer = _admitted(connection, key) if _is_own_user(connection) else -1
+                if peer in self._peers or peer not in self.members:
+                    connection.close()  # a stranger; the rank itself may yet come
+                    continue
+                self._peers[peer] = connection
             for connection in self._peers.values():
                 connection.setblocking(False)
 
@@ -202,6 +212,34 @@ def _name_of_host() -> str:
     except (AttributeError, OSError):
         return uuid.uuid4().hex  # like no other's: all goes over the network
     return f"{boot}/{network}/{os.getuid()}"
+
+
+def _is_own_user(connection: socket.socket) -> bool:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", credentials)[1] == os.getuid())
+
+
+def _introduced(connection: socket.socket, rank: int, key: bytes) -> bool:
+    """Answer the challenge of who listens, and tell whether they can answer this rank's."""
+    challenge, own = connection.recv(_NONCE), secrets.token_bytes(_NONCE)
+    connection.send(_RANK.pack(rank) + own + sign(key, "connect", rank, challenge.hex()))
+    return hmac.compare_digest(connection.recv(1024), sign(key, "accept", rank, own.hex()))
+
+
+def _admitted(connection: socket.socket, key: bytes) -> int:
+    """Challenge who has connected, and return their rank; -1 where they do not answer as one of this job."""
+    challenge = secrets.token_bytes(_NONCE)
+    try:
+        connection.send(challenge)
+        said = connection.recv(1024)
+        (rank,) = _RANK.unpack(said[: _RANK.size])
+        theirs, answer = said[_RANK.size : _RANK.size + _NONCE], said[_RANK.size + _NONCE :]
+        if not hmac.compare_digest(answer, sign(key, "connect", rank, challenge.hex())):
+            return -1
+        connection.send(sign(key, "accept", rank, theirs.hex()))
+    except (OSError, struct.error):
+        return -1
+    return int(rank)
 
 
 def _readable(connection: socket.socket, timeout: float) -> bool:

@@ -62,7 +62,7 @@ class Ranks:
         if not share_memory:
             return
         try:
-            self.host = within(timeout, lambda: Host(self.rank, self._store, self.size, timeout))
+            self.host = within(timeout, lambda: Host(self.rank, job, timeout))
         except (OSError, RuntimeError, TimeoutError) as error:
             raise PeerLostError(
                 f"rank {self.rank} cannot reach the other ranks of its host through Unix sockets in {timeout:g} s: see "

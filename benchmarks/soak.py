@@ -1,0 +1,334 @@
+"""Train for minutes while processes are killed at random, and see what is lost, what hangs and what is left.
+
+One job after another is torn: a rank or a server, drawn at random, is killed with SIGKILL at a random moment, from the
+start of its processes on; the rest must end, and the job goes on from its last checkpoint, until it has trained to its
+end. Its last checkpoint must then be that of a job that was left in peace, row by row. Beside them one job trains all
+the time, whose memory, file descriptors and threads are looked at.
+
+Ranks are forked from a process that has imported what they need, so that a kill costs a second instead of ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import statistics
+import tempfile
+import time
+import uuid
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+PATIENCE, LIMIT = 5.0, 40.0  # seconds until the rest of a job is asked to end, as torchrun asks, and until it hangs
+RANKS = {"memory": 1, "pyg": 2, "dgl": 2}
+OPTIONS: dict[str, Any] = {
+    "dataset": "CustomLargeGraph",
+    "num_nodes": 2000,
+    "num_edges": 20_000,
+    "hidden_channels": 16,
+    "use_dist_embedding": True,
+    "embedding_dim": 16,
+    "name": "mine",
+    "resume": "latest",
+}
+MARK = "DISTGNN_SOAK"
+forks = multiprocessing.get_context("forkserver")
+
+
+def train_as_rank(folder: str, options: dict[str, Any], environment: dict[str, str]) -> None:
+    """Train as one rank of a job; what it says goes to a file."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    output = os.open("output", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    import torch  # noqa: PLC0415  # the process that this one is forked from has it
+
+    from distgnn.train.config import TrainConfig  # noqa: PLC0415
+    from distgnn.train.run import train  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    try:
+        train(TrainConfig(**options), console=Console(quiet=True))
+    finally:
+        atexit._run_exitfuncs()  # noqa: SLF001  # multiprocessing leaves them out, and DGL's ranks take their leave there
+
+
+class Job:
+    """The processes of one attempt to train.
+
+    Args:
+        folder: Where they run; the next attempt goes on there.
+        options: Of the run.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        temporary = folder / "temporary"
+        temporary.mkdir(parents=True, exist_ok=True)
+        self.mark, self.port, ranks = uuid.uuid4().hex, free_port(), RANKS[options["backend"]]
+        everyone = {MARK: self.mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "GLOO_SOCKET_IFNAME": "lo"}
+        if ranks > 1:
+            everyone |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
+        self.ranks: list[BaseProcess] = [
+            forks.Process(target=train_as_rank, args=(str(folder), options, {**everyone, "RANK": str(rank)}))
+            for rank in range(ranks)
+        ]
+        for process in self.ranks:
+            process.start()
+        self._names: set[str] = set()
+
+    def running(self) -> bool:
+        """Tell whether any rank still runs."""
+        return any(process.is_alive() for process in self.ranks)
+
+    def servers(self) -> list[psutil.Process]:
+        """List the servers of the job."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "distgnn.backends.dgl.server" in process.cmdline() and process.environ().get(MARK) == self.mark:
+                    found.append(process)
+                    self._names.add(process.cmdline()[-1])
+        return found
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for all ranks; tell whether they have ended."""
+        deadline = time.monotonic() + seconds
+        for process in self.ranks:
+            process.join(max(0.0, deadline - time.monotonic()))
+        return not self.running()
+
+    def end(self, found: Counter[str]) -> None:
+        """See the rest of the job end after a kill, and count what does not."""
+        if self.wait(PATIENCE):
+            found["ended by themselves"] += 1
+        for process in self.ranks:
+            process.terminate()
+        if not self.wait(LIMIT):
+            found["hangs"] += 1
+            for process in self.ranks:
+                process.kill()
+            self.wait(LIMIT)
+
+    def leftovers(self) -> list[str]:
+        """Name what the job has left: servers, names in shared memory, a port that is still listened on."""
+        deadline = time.monotonic() + 10
+        while (left := self.servers()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        names = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in self._names)]  # noqa: S108
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken = [f"port {self.port}"] if listener.connect_ex(("127.0.0.1", self.port)) == 0 else []
+        return [f"process {process.pid}" for process in left] + names + taken
+
+
+@dataclass
+class Torn:
+    """What came of the jobs of one backend.
+
+    Args:
+        backend: Its name.
+        found: Counts.
+        left: What was left.
+    """
+
+    backend: str
+    found: Counter[str] = field(default_factory=Counter)
+    left: list[str] = field(default_factory=list)
+
+
+def free_port() -> int:
+    """Return a port of this host that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def latest(folder: Path) -> int:
+    """Return the number of the last checkpoint, 0 where there is none."""
+    return max((int(path.name[5:]) for path in folder.glob("runs/mine/checkpoints/step-*")), default=0)
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    """Read all of the last checkpoint that a calm and a torn job have in common."""
+    from safetensors.numpy import load_file  # noqa: PLC0415  # this process stays small
+
+    files = sorted(folder.glob(f"runs/mine/checkpoints/step-{latest(folder)}/*.safetensors"))
+    found = {f"{path.name}/{name}": rows for path in files for name, rows in load_file(path).items()}
+    # The states of Python's and NumPy's generators differ from process to process, and nothing here uses them.
+    return {name: rows for name, rows in found.items() if "random/python" not in name and "random/numpy" not in name}
+
+
+def tear(torn: Torn, folder: Path, options: dict[str, Any], moments: random.Random, until: float, calm: float) -> int:
+    """Kill one process of a job that runs in ``folder``, or see it end; return how many were killed."""
+    before = latest(folder)
+    job = Job(folder, options)
+    torn.found["starts"] += 1
+    moment = time.monotonic() + moments.uniform(0.0, 0.6 * calm)
+    if time.monotonic() > until:
+        moment = time.monotonic() + 600  # the last start trains to the end
+    while job.running() and time.monotonic() < moment:
+        time.sleep(0.01)
+    killed = 0
+    if job.running() and time.monotonic() < moment + 60:
+        victims = [process.pid for process in (*job.ranks, *job.servers()) if process.pid is not None]
+        server = len(victims) > len(job.ranks)
+        victim = moments.choice(victims)
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            killed = 1
+            torn.found["kills"] += 1
+            torn.found["kills of servers"] += server and victim == victims[-1]
+    job.end(torn.found) if killed else job.wait(LIMIT)
+    if not killed and any(process.exitcode for process in job.ranks):
+        torn.found["failures without a kill"] += 1
+    torn.left += job.leftovers()
+    if latest(folder) < before:
+        torn.found["checkpoints lost"] += 1
+    for process in job.ranks:
+        process.close()
+    return killed
+
+
+def compare(torn: Torn, folder: Path, expected: dict[str, Any]) -> None:
+    """Count the rows of a job that has ended which are not as they should be, and the files that it has left."""
+    found = tensors(folder)
+    torn.found["jobs"] += 1
+    torn.found["rows"] += sum(len(rows) for rows in expected.values() if rows.ndim)
+    for name, rows in expected.items():
+        differ = rows != found[name] if name in found and found[name].shape == rows.shape else rows == rows  # noqa: PLR0124
+        torn.found["rows lost"] += int(differ.reshape(len(rows), -1).any(1).sum()) if rows.ndim else int(differ)
+    names = [path.name for path in (folder / "runs/mine/checkpoints").iterdir() if not path.name.startswith("step-")]
+    torn.left += names + [path.name for path in (folder / "temporary").iterdir()]
+
+
+class Steady:
+    """A job of two ranks that trains all the time, and what its processes take."""
+
+    def __init__(self, folder: Path) -> None:
+        options = {**OPTIONS, "backend": "pyg", "epochs": 10**7, "checkpoint_every": 50, "eval_every": 50}
+        self._job = Job(folder, options)
+        self._processes = [psutil.Process(process.pid) for process in self._job.ranks]
+        self.seen: list[dict[str, float]] = []
+
+    def look(self) -> None:
+        """Note what the processes take now, the most of the two."""
+        each = [
+            {"memory, MB": one.memory_info().rss / 1e6, "descriptors": one.num_fds(), "threads": one.num_threads()}
+            for one in self._processes
+        ]
+        self.seen.append({name: max(one[name] for one in each) for name in each[0]})
+
+    def growth(self) -> dict[str, tuple[float, float]]:
+        """Return the medians of the second and of the last fifth: the first is the start."""
+        fifth = max(1, len(self.seen) // 5)
+        early, late = self.seen[fifth : 2 * fifth], self.seen[-fifth:]
+        return {
+            name: tuple(statistics.median(one[name] for one in part) for part in (early, late))  # type: ignore[misc]
+            for name in early[0]
+        }
+
+    def end(self) -> bool:
+        """Ask it to end; tell whether it was alive and has ended."""
+        alive = all(process.is_alive() for process in self._job.ranks)
+        for process in self._job.ranks:
+            process.terminate()
+        return self._job.wait(LIMIT) and alive and not self._job.leftovers()
+
+
+def main() -> None:
+    """Run for some minutes, or until so many were killed; print a table, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--kills", type=int, default=10**6, help="stop after so many")
+    parser.add_argument("--backends", nargs="+", choices=RANKS, default=list(RANKS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    forks.set_forkserver_preload(["distgnn.train.run"])
+    moments, console = random.Random(arguments.seed), Console()  # noqa: S311  # no secrets
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    torn = {backend: Torn(backend) for backend in arguments.backends}
+    expected: dict[str, tuple[dict[str, Any], float]] = {}
+    steady = Steady(folder / "steady")
+    begin, kills, rounds = time.monotonic(), 0, itertools.count()
+    until = begin + 60 * arguments.minutes
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("seconds", total=int(60 * arguments.minutes))
+        while time.monotonic() < until and kills < arguments.kills:
+            backend = arguments.backends[next(rounds) % len(arguments.backends)]
+            options = {**OPTIONS, "backend": backend, "epochs": arguments.epochs, "checkpoint_every": 2}
+            if backend not in expected:
+                started, calm = time.monotonic(), Job(folder / f"calm-{backend}", options)
+                if not calm.wait(300) or any(process.exitcode for process in calm.ranks):
+                    raise SystemExit((folder / f"calm-{backend}" / "output").read_text())
+                expected[backend] = tensors(folder / f"calm-{backend}"), time.monotonic() - started
+            here = folder / f"torn-{backend}"
+            while latest(here) < arguments.epochs:
+                enough = kills >= arguments.kills
+                kills += tear(torn[backend], here, options, moments, 0.0 if enough else until, expected[backend][1])
+                steady.look()
+                said = f"{kills} killed, {sum(one.found['rows lost'] for one in torn.values())} rows lost"
+                progress.update(task, completed=int(time.monotonic() - begin), description=said)
+            compare(torn[backend], here, expected[backend][0])
+            shutil.rmtree(here)
+    growth = steady.growth()
+    report(
+        console, arguments, list(torn.values()), growth, steady_survived=steady.end(), seconds=time.monotonic() - begin
+    )
+    shutil.rmtree(folder)
+
+
+def report(
+    console: Console,
+    arguments: argparse.Namespace,
+    torn: list[Torn],
+    growth: dict[str, tuple[float, float]],
+    *,
+    steady_survived: bool,
+    seconds: float,
+) -> None:
+    """Print the tables and write them as JSON."""
+    names = ("kills", "kills of servers", "jobs", "rows", "rows lost", "checkpoints lost", "hangs")
+    table = Table("backend", *names, "failures without a kill", "leftovers")
+    for one in torn:
+        numbers = [f"{one.found[name]:,}" for name in (*names, "failures without a kill")]
+        table.add_row(one.backend, *numbers, str(len(one.left)))
+    console.print(table)
+    flat = Table("the job that nobody killed", "early", "late")
+    for name, (early, late) in growth.items():
+        flat.add_row(name, f"{early:,.0f}", f"{late:,.0f}")
+    console.print(flat)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "seed": arguments.seed,
+        "seconds": round(seconds),
+        "backends": {one.backend: dict(one.found) | {"leftovers": one.left} for one in torn},
+        "undisturbed": {name: {"early": early, "late": late} for name, (early, late) in growth.items()},
+        "undisturbed job survived": steady_survived,
+    }
+    (arguments.out / "soak.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
