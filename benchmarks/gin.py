@@ -102,7 +102,7 @@ def main() -> None:
                 cases = make(edge_index, x, slopes, dgl)
                 groups[f"{part}, {kind} graph, {dim} columns"] = harness.measure(cases, arguments.rounds)
     title = f"GIN forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report("gin", groups, title, arguments)
+    harness.report(harness.sized("gin", arguments), groups, title, arguments.out)
 
 
 if __name__ == "__main__":

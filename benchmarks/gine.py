@@ -72,7 +72,7 @@ def main() -> None:
                     cases = layers(edge_index, x, edge_attr, slopes, dgl, nn)
                     groups[group] = harness.measure(cases, arguments.rounds)
     title = f"GINE forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report("gine", groups, title, arguments)
+    harness.report(harness.sized("gine", arguments), groups, title, arguments.out)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,13 @@ def power_law_graph(nodes: int, edges: int) -> Tensor:
 GRAPHS: dict[str, Callable[[int, int], Tensor]] = {"random": random_graph, "power law": power_law_graph}
 
 
-def measure(cases: dict[str, Step], rounds: int) -> dict[str, Result]:
+def measure(cases: dict[str, Step], rounds: int, before: Step = lambda: None) -> dict[str, Result]:
     """Let the cases take turns, then see what memory each takes.
+
+    Args:
+        cases: What to measure.
+        rounds: How often, after one round that is not counted.
+        before: Is done before each step, and not counted.
 
     Returns:
         For each case the median wall and CPU time of its steps in ms, the quartiles of the wall time, and the memory in
@@ -106,12 +111,14 @@ def measure(cases: dict[str, Step], rounds: int) -> dict[str, Result]:
     cpu: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds + 1):
         for name, step in cases.items():
+            before()
             begin, begin_cpu = time.perf_counter(), time.process_time()
             step()
             wall[name].append((time.perf_counter() - begin) * 1e3)
             cpu[name].append((time.process_time() - begin_cpu) * 1e3)
     results = {}
     for name, step in cases.items():
+        before()
         low, median, high = statistics.quantiles(wall[name][1:], n=4)
         results[name] = {
             "wall_ms": median,
@@ -142,14 +149,22 @@ def _status(field: str) -> int:
     )
 
 
-def report(name: str, groups: dict[str, dict[str, Result]], title: str, arguments: argparse.Namespace) -> None:
+def sized(name: str, arguments: argparse.Namespace) -> str:
+    """Make the number of nodes part of a name where it is not the default."""
+    return name if arguments.nodes == NODES else f"{name}_{arguments.nodes}"
+
+
+def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Path, **more: object) -> None:
     """Print a table a group, and write ``name.json`` and ``name.png``; others are compared to the first case.
 
-    The number of nodes is part of the name where it is not the default.
+    Args:
+        name: Of the files.
+        groups: What was measured.
+        title: Of the picture.
+        out: Folder of the files.
+        more: Goes into the JSON as well.
     """
-    if arguments.nodes != NODES:
-        name = f"{name}_{arguments.nodes}"
-    path = arguments.out / name
+    path = out / name
     for group, results in groups.items():
         base = next(iter(results.values()))
         table = Table("case", "ms", "quartiles", "CPU ms", "peak MB", "times faster", title=group)
@@ -163,7 +178,7 @@ def report(name: str, groups: dict[str, dict[str, Result]], title: str, argument
                 f"{base['wall_ms'] / result['wall_ms']:.2f}",
             )
         console.print(table)
-    content = {"machine": machine(), "groups": groups}
+    content = {"machine": machine(), "groups": groups, **more}
     path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
     figure, grid = plt.subplots(
         -(-len(groups) // 2), 2, figsize=(11, 1.6 * len(groups) + 0.6), layout="constrained", squeeze=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -63,3 +64,15 @@ def test_a_job_goes_on_from_another_backend_and_another_number_of_ranks(start_jo
     assert alone.train() == pytest.approx(expected, rel=1e-5)
     assert alone.counts.read(torch.arange(57))[:, 1, 2].tolist() == [6 * row for row in range(57)]
     backend.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
+def test_a_rank_that_loads_holds_its_own_rows_and_not_the_table(start_job: StartJob, tmp_path: Path) -> None:
+    writers = start_job("reloading_rank.py", "save", str(tmp_path), world_size=2)
+    assert writers.codes(timeout=60) == [0, 0], writers.errors(0)
+    readers = start_job("reloading_rank.py", "load", str(tmp_path), world_size=3)
+    assert readers.codes(timeout=60) == [0, 0, 0], readers.errors(0)
+    for rank in range(3):
+        _, peak, shard = readers.output(rank).split()
+        assert float(shard) == pytest.approx(147 / 3, rel=0.01)
+        assert float(peak) < float(shard) + 100

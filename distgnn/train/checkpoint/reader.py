@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -14,7 +16,7 @@ from distgnn.train.checkpoint.plain_state import decode, tensor_names
 from distgnn.train.checkpoint.random_state import set_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from distgnn.protocols import SupportsCheckpoint
     from distgnn.train.checkpoint.checkpoint import Stateful
     from distgnn.train.session import Session
+
+_Piece = TypeVar("_Piece")
 
 
 class CheckpointReader:
@@ -125,26 +129,38 @@ class CheckpointReader:
     def _blocks(self, rank: int, keys: list[str], first: int, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Read rows ``first`` to ``last`` of some tensors of a file, and check the blocks that they are in.
 
+        A block is read while the one before is checked and used.
+
         Yields:
             The first of some rows, and those of each tensor.
         """
         some = self.manifest.files[rank].tensors[keys[0]]
+        starts = range(first // some.block * some.block, last, some.block) if first < last else ()
         with self._open(rank) as reader:
-            for start in range(first // some.block * some.block, last, some.block) if first < last else ():
-                stop = min(start + some.block, some.shape[0])
-                wanted = slice(max(start, first) - start, min(stop, last) - start)
-                yield max(start, first), {key: self._read(reader, rank, key, start, stop)[wanted] for key in keys}
+            stops = (min(start + some.block, some.shape[0]) for start in starts)
+            work = ((start, self._read(reader, keys, start, stop)) for start, stop in zip(starts, stops, strict=True))
+            with closing(_ahead(work)) as blocks:
+                for start, block in blocks:
+                    self._check(rank, start, block)
+                    wanted = slice(max(start, first) - start, last - start)
+                    yield max(start, first), {key: rows[wanted] for key, rows in block.items()}
 
-    def _read(self, reader: TensorReader, rank: int, name: str, first: int, last: int) -> Tensor:
-        """Read one block."""
-        tensor, path = self.manifest.files[rank].tensors[name], self._path / file_name(rank)
+    def _read(self, reader: TensorReader, keys: list[str], first: int, last: int) -> dict[str, Tensor]:
+        """Read one block of each tensor."""
         try:
-            rows = reader.read(name, first, last)
+            return {key: reader.read(key, first, last) for key in keys}
         except DataFormatError as error:
             raise self._damaged(str(error)) from error
-        if zlib.crc32(as_bytes(rows)) != tensor.checksums[first // tensor.block]:
-            raise self._damaged(f"{path} was changed after it was written: rows {first} to {last} of {name!r} differ")
-        return rows
+
+    def _check(self, rank: int, first: int, block: Mapping[str, Tensor]) -> None:
+        """Compare one block of each tensor with what was written."""
+        for name, rows in block.items():
+            tensor = self.manifest.files[rank].tensors[name]
+            if zlib.crc32(as_bytes(rows)) != tensor.checksums[first // tensor.block]:
+                raise self._damaged(
+                    f"{self._path / file_name(rank)} was changed after it was written: rows {first} to "
+                    f"{first + rows.size(0)} of {name!r} differ"
+                )
 
     @staticmethod
     def _damaged(what: str) -> CheckpointFormatError:
@@ -155,6 +171,15 @@ class CheckpointReader:
             f"checkpoint {self._path} is of another job: {saved}, and this job has {own}; load it into the model and "
             "the stores that it was saved from"
         )
+
+
+def _ahead(work: Iterator[_Piece]) -> Generator[_Piece, None, None]:
+    """Let a thread do the next piece of work while the last is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, work, None)
+        while (piece := coming.result()) is not None:
+            coming = thread.submit(next, work, None)
+            yield piece
 
 
 def _kinds_of(state: object) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from distgnn.graph.tensor_files import BLOCK_BYTES, NAMES, TensorFile, as_bytes
@@ -45,12 +46,14 @@ def write_tables(path: Path, tables: Sequence[Table]) -> Generator[int, None, di
     }
     checksums: dict[str, list[int]] = {name: [] for name in sorted(shapes)}
     unsynced = 0
-    with TensorFile(path, {name: shapes[name] for name in checksums}) as file:
+    with TensorFile(path, {name: shapes[name] for name in checksums}) as file, ThreadPoolExecutor(1) as aside:
         for table, block in zip(tables, blocks, strict=True):
             for first in table.rows[::block]:
-                for name, rows in table.export(first, min(first + block, table.rows.stop)).items():
-                    checksums[name].append(zlib.crc32(as_bytes(rows)))
+                for name, exported in table.export(first, min(first + block, table.rows.stop)).items():
+                    rows = exported.contiguous()
+                    checksum = aside.submit(zlib.crc32, as_bytes(rows))
                     file.write(name, first - table.rows.start, rows)
+                    checksums[name].append(checksum.result())
                     unsynced += rows.nbytes
                     if unsynced > _UNSYNCED_BYTES:
                         file.sync()
