@@ -37,10 +37,9 @@ lint: $(VENV)/dev  ## Check style, types and the import rules.
 docs: $(VENV)/dev  ## Build the documentation as a site, in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/dev  ## Measure GIN's accuracy on Cora, and the speed of GIN and GINE, beside PyG's.
-	$(BIN)/python benchmarks/accuracy.py
-	$(BIN)/python benchmarks/gin.py
-	$(BIN)/python benchmarks/gine.py
+bench: $(VENV)/dev  ## Measure speed beside PyG, DGL, torch and the limits; show what was asked and reached.
+	for each in gin gine rules sampling endtoend; do $(BIN)/python benchmarks/$$each.py || exit; done
+	$(BIN)/distgnn bench
 
 clean:  ## Remove the environment and caches.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -21,6 +21,7 @@ from distgnn.nn.aggregate import neighbor_sum
 from distgnn.nn.layout import find_layout
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 
@@ -88,9 +89,30 @@ def step(forward: Callable[[], Any], x: Tensor, slopes: Tensor) -> harness.Step:
     return run
 
 
+def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what is asked of sums and layers, and what they reached."""
+    lines = []
+    for dim in arguments.dims:
+        parts = {
+            part: {kind: groups[f"{part}, {kind} graph, {dim} columns"] for kind in arguments.graphs}
+            for part in ("sum", "layer")
+        }
+        size = f"{arguments.nodes:,} nodes, {dim} columns"
+        least = 6 if dim > 64 else 10 if arguments.nodes <= harness.NODES else 8
+        own = "distgnn"
+        lines += harness.line(f"GIN sum, {size}", "PyG", least, parts["sum"], own, "PyG")
+        lines += harness.line(f"GIN sum, {size}", "DGL copy_u_sum", 1, parts["sum"], own, "DGL copy_u_sum")
+        lines += harness.line(f"GIN sum, {size}", "limit: rows read at random", 0.6, parts["sum"], own, "limit")
+        lines += harness.line(f"GIN sum, first use, {size}", "PyG", 3, parts["sum"], "distgnn, first use", "PyG")
+        if dim == 64:
+            lines += harness.line(f"GIN layer and MLP, {size}", "PyG", 3.5, parts["layer"], own, "PyG")
+            lines += harness.line(f"GIN layer and MLP, {size}", "DGL", 1, parts["layer"], own, "DGL")
+    return lines
+
+
 def main() -> None:
     """Measure all graphs and widths."""
-    arguments = harness.parse(__doc__)
+    arguments = harness.layer_options(__doc__)
     dgl = harness.load_dgl()
     groups = {}
     for kind in arguments.graphs:
@@ -100,9 +122,11 @@ def main() -> None:
             slopes = torch.randn(arguments.nodes, dim)
             for part, make in (("sum", sums), ("layer", layers)):
                 cases = make(edge_index, x, slopes, dgl)
-                groups[f"{part}, {kind} graph, {dim} columns"] = harness.measure(cases, arguments.rounds)
+                groups[f"{part}, {kind} graph, {dim} columns"] = harness.measure(
+                    cases, arguments.rounds, only=arguments.only
+                )
     title = f"GIN forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report(harness.sized("gin", arguments), groups, title, arguments.out)
+    harness.report(harness.sized("gin", arguments), groups, title, arguments.out, asked(groups, arguments))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Then backward returns a gradient an edge, which is part of everybody's memory. W
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from torch_geometric.nn import GINEConv
 from distgnn.nn import DistributedGINEConv
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
+
+FEATURES = {False: "edge data", True: "learned edge features"}
 
 
 def layers(
@@ -53,9 +57,30 @@ def layers(
     return cases
 
 
+def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what is asked of the sum, and what it reached; of its memory without outputs and gradients."""
+    lines = []
+    for dim in arguments.dims:
+        sums, returned = {}, {}
+        for kind, learned in itertools.product(arguments.graphs, FEATURES):
+            name = f"{kind}, {'learned' if learned else 'data'}"
+            sums[name] = groups[f"sum, {kind} graph, {dim} columns, {FEATURES[learned]}"]
+            rows = 2 * arguments.nodes + (arguments.edges if learned else 0)
+            returned[name] = rows * dim * 4 / 2**20
+        what, by_destination = f"GINE sum, {arguments.nodes:,} nodes, {dim} columns", ", edges sorted"
+        lines += harness.line(what, "PyG", 5, sums, "distgnn", "PyG")
+        lines += harness.line(
+            what + by_destination, "PyG, edges sorted", 4, sums, "distgnn, edges sorted", "PyG, edges sorted"
+        )
+        lines += harness.line(what, "DGL", 4, sums, "distgnn", "DGL")
+        lines += harness.line(f"{what}: extra memory", "PyG", 0.06, sums, "distgnn", "PyG", returned)
+        lines += harness.line(f"{what}, first use", "PyG", 3, sums, "distgnn, first use", "PyG")
+    return lines
+
+
 def main() -> None:
     """Measure all graphs and widths."""
-    arguments = harness.parse(__doc__)
+    arguments = harness.layer_options(__doc__)
     dgl = harness.load_dgl()
     groups = {}
     for kind in arguments.graphs:
@@ -66,13 +91,11 @@ def main() -> None:
             for learned in (False, True):
                 edge_attr = torch.randn(arguments.edges, dim, requires_grad=learned)
                 for part, nn in (("sum", Identity), ("layer", partial(mlp, dim))):
-                    group = (
-                        f"{part}, {kind} graph, {dim} columns, {'learned edge features' if learned else 'edge data'}"
-                    )
+                    group = f"{part}, {kind} graph, {dim} columns, {FEATURES[learned]}"
                     cases = layers(edge_index, x, edge_attr, slopes, dgl, nn)
-                    groups[group] = harness.measure(cases, arguments.rounds)
+                    groups[group] = harness.measure(cases, arguments.rounds, only=arguments.only)
     title = f"GINE forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report(harness.sized("gine", arguments), groups, title, arguments.out)
+    harness.report(harness.sized("gine", arguments), groups, title, arguments.out, asked(groups, arguments))
 
 
 if __name__ == "__main__":

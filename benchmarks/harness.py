@@ -1,4 +1,4 @@
-"""What the benchmarks of layers share: graphs, interleaved rounds, memory, tables and pictures.
+"""What the benchmarks share: graphs, interleaved rounds, memory, tables, pictures, and what is asked and reached.
 
 Cases of a group take turns, round after round, so that what else the machine does falls on all of them. A case's time
 is the median over rounds, after one round that is not counted.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,28 @@ console = Console()
 NODES = 100_000
 
 
-def parse(description: str | None) -> argparse.Namespace:
-    """Read the options, and pin this process to as many CPUs as it has threads."""
+def options(description: str | None, *, rounds: int, threads: int = 2) -> argparse.ArgumentParser:
+    """Return what every benchmark can be told."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=min(threads, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser
+
+
+def layer_options(description: str | None) -> argparse.Namespace:
+    """Read the options of a benchmark of layers."""
+    parser = options(description, rounds=5)
     parser.add_argument("--nodes", type=int, default=NODES)
-    parser.add_argument("--edges", type=int, default=1_000_000)
+    parser.add_argument("--edges", type=int, default=10 * NODES)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--only", nargs="+", help="cases by name, where memory does not hold all of them")
+    return begin(parser)
+
+
+def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the options, and pin this process to as many CPUs as it has threads."""
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if hasattr(os, "sched_setaffinity"):
@@ -59,6 +72,7 @@ def machine() -> dict[str, Any]:
     """Say on what the numbers were measured. The allocator matters: others make PyG up to twice as fast."""
     settings = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(("MALLOC_", "THP_", "OMP_"))}
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -95,18 +109,28 @@ def power_law_graph(nodes: int, edges: int) -> Tensor:
 GRAPHS: dict[str, Callable[[int, int], Tensor]] = {"random": random_graph, "power law": power_law_graph}
 
 
-def measure(cases: dict[str, Step], rounds: int, before: Step = lambda: None) -> dict[str, Result]:
+def in_turn(step: Callable[[Tensor], object], batches: list[Tensor], count: int) -> Step:
+    """Return what takes so many steps, each time on the batches that come next."""
+    following = itertools.cycle(batches)
+    return lambda: [step(next(following)) for _ in range(count)]
+
+
+def measure(
+    cases: dict[str, Step], rounds: int, before: Step = lambda: None, *, only: Sequence[str] | None = None
+) -> dict[str, Result]:
     """Let the cases take turns, then see what memory each takes.
 
     Args:
-        cases: What to measure.
-        rounds: How often, after one round that is not counted.
+        cases: What is compared; the first is what others are compared with.
+        rounds: How many rounds count, at least 2.
         before: Is done before each step, and not counted.
+        only: Names of the cases to measure, if not all.
 
     Returns:
         For each case the median wall and CPU time of its steps in ms, the quartiles of the wall time, and the memory in
         MB that was in use at its peak beyond what was in use before it.
     """
+    cases = {name: step for name, step in cases.items() if only is None or name in only}
     wall: dict[str, list[float]] = {name: [] for name in cases}
     cpu: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds + 1):
@@ -119,7 +143,7 @@ def measure(cases: dict[str, Step], rounds: int, before: Step = lambda: None) ->
     results = {}
     for name, step in cases.items():
         before()
-        low, median, high = statistics.quantiles(wall[name][1:], n=4)
+        low, median, high = statistics.quantiles(wall[name][1:], n=4, method="inclusive")
         results[name] = {
             "wall_ms": median,
             "quartile_1_ms": low,
@@ -150,18 +174,58 @@ def _status(field: str) -> int:
 
 
 def sized(name: str, arguments: argparse.Namespace) -> str:
-    """Make the number of nodes part of a name where it is not the default."""
+    """Return the name of a benchmark's files, with the number of nodes where it is not the default."""
     return name if arguments.nodes == NODES else f"{name}_{arguments.nodes}"
 
 
-def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Path, **more: object) -> None:
+def line(
+    what: str,
+    against: str,
+    asked: float,
+    groups: Mapping[str, Mapping[str, Result]],
+    own: str,
+    peer: str,
+    extra_mb: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return a line of what is asked, and what was reached; none where a case was not measured.
+
+    Args:
+        what: What is measured.
+        against: What it is compared with.
+        asked: The peer's time over our own that is asked at least; of memory the opposite, at most.
+        groups: The groups that the line is about, each by its name in the line.
+        own: Our case.
+        peer: The other.
+        extra_mb: Compare memory: what each case returns in each group, which is no part of what it needs.
+    """
+    measured = {name: group for name, group in groups.items() if own in group and peer in group}
+    if not measured:
+        return []
+    reached = {name: group[peer]["wall_ms"] / group[own]["wall_ms"] for name, group in measured.items()}
+    if extra_mb is not None:
+        reached = {
+            name: (group[own]["peak_mb"] - extra_mb[name]) / (group[peer]["peak_mb"] - extra_mb[name])
+            for name, group in measured.items()
+        }
+    return [{"what": what, "against": against, "asked": asked, "at_most": extra_mb is not None, "reached": reached}]
+
+
+def report(
+    name: str,
+    groups: dict[str, dict[str, Result]],
+    title: str,
+    out: Path,
+    asked: Sequence[dict[str, Any]] = (),
+    **more: object,
+) -> None:
     """Print a table a group, and write ``name.json`` and ``name.png``; others are compared to the first case.
 
     Args:
-        name: Of the files.
+        name: Name of the files.
         groups: What was measured.
-        title: Of the picture.
+        title: Title of the picture.
         out: Folder of the files.
+        asked: What :func:`line` returned; ``distgnn bench`` shows it.
         more: Goes into the JSON as well.
     """
     path = out / name
@@ -178,7 +242,7 @@ def report(name: str, groups: dict[str, dict[str, Result]], title: str, out: Pat
                 f"{base['wall_ms'] / result['wall_ms']:.2f}",
             )
         console.print(table)
-    content = {"machine": machine(), "groups": groups, **more}
+    content = {"machine": machine(), "asked": list(asked), "groups": groups, **more}
     path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
     figure, grid = plt.subplots(
         -(-len(groups) // 2), 2, figsize=(11, 1.6 * len(groups) + 0.6), layout="constrained", squeeze=False

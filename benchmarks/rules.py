@@ -8,11 +8,9 @@ fastest means there are here, with ids grouped beforehand and nothing computed.
 Prints the table of the documentation, and writes rules.json and rules.png into --out.
 """
 
-import argparse
 import itertools
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
@@ -44,13 +42,7 @@ def limit(batches: list[Tensor]) -> harness.Step:
             put_rows(table, some, rows)
             put_rows(sums, some, numbers)
 
-    return in_turn(move, batches)
-
-
-def in_turn(step: Callable[[Tensor], object], batches: list[Tensor]) -> harness.Step:
-    """Return what takes so many steps, each time on the batches that come next."""
-    following = itertools.cycle(batches)
-    return lambda: [step(next(following)) for _ in range(STEPS)]
+    return harness.in_turn(move, batches, STEPS)
 
 
 def groups(rounds: int) -> dict[str, dict[str, harness.Result]]:
@@ -71,12 +63,28 @@ def groups(rounds: int) -> dict[str, dict[str, harness.Result]]:
     for kind, count in itertools.product(KINDS, COUNTS):
         batches = [draw_ids(count, ROWS, kind, generator) for _ in range(2 * STEPS)]
         for rule, (peer, own) in steps.items():
-            cases = {"torch": in_turn(peer, batches), "distgnn": in_turn(own, batches)}
+            cases = {"torch": harness.in_turn(peer, batches, STEPS), "distgnn": harness.in_turn(own, batches, STEPS)}
             measured[f"{rule}, {kind}, {count:,} ids"] = harness.measure(cases, rounds)
         update = partial(store.apply_gradients, gradients=torch.randn(count, COLUMNS), rule=RowWiseAdagrad(lr=0.01))
-        cases = {"limit": limit(batches), "distgnn": in_turn(update, batches)}
+        cases = {"limit": limit(batches), "distgnn": harness.in_turn(update, batches, STEPS)}
         measured[f"Row-wise Adagrad update alone, {kind}, {count:,} ids"] = harness.measure(cases, rounds)
     return measured
+
+
+def asked(measured: dict[str, dict[str, harness.Result]]) -> list[dict[str, Any]]:
+    """Return what is asked of each rule, and what it reached."""
+    asked = {
+        "Adam": ("SparseAdam", "torch", 2.5),
+        "Adagrad": ("Adagrad", "torch", 2),
+        "Row-wise Adagrad": ("Adagrad", "torch", 3),
+        "Row-wise Adagrad update alone": ("limit: gather + scatter", "limit", 0.75),
+    }
+    lines = []
+    for rule, (against, peer, least) in asked.items():
+        for count in COUNTS:
+            kinds = {kind: measured[f"{rule}, {kind}, {count:,} ids"] for kind in KINDS}
+            lines += harness.line(f"{rule}, {count:,} ids", against, least, kinds, "distgnn", peer)
+    return lines
 
 
 def show(measured: dict[str, dict[str, harness.Result]]) -> None:
@@ -93,18 +101,13 @@ def show(measured: dict[str, dict[str, harness.Result]]) -> None:
 
 def main() -> None:
     """Measure and show."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+    arguments = harness.begin(harness.options(__doc__, rounds=15, threads=1))
     with distgnn.use("memory"):
         measured = groups(arguments.rounds)
     title = (
         f"{STEPS} steps of lookup + backward + update, {ROWS:,} rows of {COLUMNS}: times torch's speed, or the limit's"
     )
-    harness.report("rules", measured, title, arguments.out)
+    harness.report("rules", measured, title, arguments.out, asked(measured))
     show(measured)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from distgnn._version import __version__
 from distgnn.cli.backends import backends
+from distgnn.cli.bench import bench
 from distgnn.cli.doctor import doctor
 from distgnn.cli.inspect import inspect
 from distgnn.cli.partition import partition
@@ -47,7 +48,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for command in (train, partition, backends, doctor, inspect):
+for command in (train, partition, backends, doctor, inspect, bench):
     about, example = cleandoc(command.__doc__ or "").rsplit("\n\n", 1)  # the example is what a command's help ends with
     app.command(help=about, epilog=example)(command)
 
