@@ -258,6 +258,7 @@ def report(
         axes.set_yticks(positions, list(results), fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.15)
-        axes.set_title(group, fontsize=9)
+        first, result = next(iter(results.items()))
+        axes.set_title(f"{group} ({first}: {result['wall_ms']:.3g} ms)", fontsize=9)
     figure.suptitle(title)
     figure.savefig(path.with_suffix(".png"), dpi=130)

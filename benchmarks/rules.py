@@ -5,7 +5,7 @@ gradient for each, through autograd; what is compared takes turns, 8 steps at a 
 update is to move what it must: each gradient is read, and the touched rows and their sums are read and written, by the
 fastest means there are here, with ids grouped beforehand and nothing computed.
 
-Prints the table of the documentation, and writes rules.json and rules.png into --out.
+Writes rules.json and rules.png into --out.
 """
 
 import itertools
@@ -87,28 +87,15 @@ def asked(measured: dict[str, dict[str, harness.Result]]) -> list[dict[str, Any]
     return lines
 
 
-def show(measured: dict[str, dict[str, harness.Result]]) -> None:
-    """Print the documentation's table: milliseconds a step of the first of each group, and of ours the ratio."""
-    lines: dict[str, list[str]] = {}
-    for group, (peer, own) in ((group, results.items()) for group, results in measured.items()):
-        rule = group.split(",", maxsplit=1)[0]
-        lines.setdefault(f"{rule}: {peer[0]}", []).append(f"{peer[1]['wall_ms'] / STEPS:.2f} ms")
-        lines.setdefault(f"**{rule}: distgnn**", []).append(f"**{peer[1]['wall_ms'] / own[1]['wall_ms']:.2f}x**")
-    print("\n| | uniform, 4,096 | uniform, 65,536 | Zipf, 4,096 | Zipf, 65,536 |\n|---|---|---|---|---|")
-    for name, cells in lines.items():
-        print(f"| {name} | {' | '.join(cells)} |")
-
-
 def main() -> None:
-    """Measure and show."""
-    arguments = harness.begin(harness.options(__doc__, rounds=15, threads=1))
+    """Measure all rules."""
+    arguments = harness.begin(harness.options(__doc__, rounds=7, threads=1))
     with distgnn.use("memory"):
         measured = groups(arguments.rounds)
     title = (
         f"{STEPS} steps of lookup + backward + update, {ROWS:,} rows of {COLUMNS}: times torch's speed, or the limit's"
     )
     harness.report("rules", measured, title, arguments.out, asked(measured))
-    show(measured)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from distgnn.protocols import StateSpec
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ class RowWiseAdagrad:
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:  # noqa: ARG002
         """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
         _decay(rows, gradients, self.weight_decay)
-        total = state["sum"].add_(gradients.square().mean(dim=1, keepdim=True))
+        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)  # in one pass, without memory for squares
+        total = state["sum"].addcmul_(norms, norms, value=1 / gradients.size(1))
         rows.addcdiv_(gradients, total.sqrt().add_(self.eps), value=-self.lr)
 
 
