@@ -61,7 +61,7 @@ class Session:
         """Whether this rank shows progress and writes files."""
         return self.rank == 0
 
-    def wrap(self, model: Module, *, sync_batch_norm: bool) -> Module:
+    def wrap(self, model: Module, *, sync_batch_norm: bool, find_unused_parameters: bool = False) -> Module:
         """Return ``model`` such that gradients are summed over ranks in backward.
 
         They are summed, not averaged as DistributedDataParallel does by itself, so that dense parameters and stored
@@ -70,12 +70,14 @@ class Session:
         Args:
             model: The same on every rank.
             sync_batch_norm: Normalize over all ranks' rows.
+            find_unused_parameters: Some parameters are not part of every loss, as the last layers of node types that
+                have no labels; as in DistributedDataParallel.
         """
         if self.world_size == 1:
             return model
         if sync_batch_norm:
             convert_sync_batch_norm(model)
-        wrapped = DistributedDataParallel(model)
+        wrapped = DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
         wrapped.register_comm_hook(None, lambda _state, bucket: _sum_gradients(bucket))
         return wrapped
 

@@ -21,7 +21,7 @@ def test_the_backend_conforms_on_several_ranks(spread: str, world_size: int) -> 
 @pytest.mark.parametrize(
     ("world_size", "files"),
     [
-        (2, ("inference", "listens", "sampling", "stored_embedding", "sync_batch_norm")),
+        (2, ("hetero", "inference", "listens", "sampling", "stored_embedding", "sync_batch_norm")),
         (2, ("halo", "history", "trains_like_memory")),
         (4, ("listens", "sampling", "trains_like_memory")),
         (4, ("halo",)),
