@@ -57,7 +57,9 @@ class TestIt({suite}):
         return made_backend
 """)
         outcome = Run(make)
-        off = [f"-pno:{plugin}" for plugin in ("cacheprovider", "faulthandler", "timeout", "xdist")]
+        # unraisableexception collects garbage ten times a run, longer than all else takes; the run outside has it.
+        plugins = ("cacheprovider", "faulthandler", "timeout", "unraisableexception", "xdist")
+        off = [f"-pno:{plugin}" for plugin in plugins]
         selected = f"{file}::TestIt::{test}" if test else str(file)
         options = ["-Werror", "-q", "--tb=line", "--capture=no", "--import-mode=importlib", f"--rootdir={tmp_path}"]
         pytest.main([*options, *off, selected], plugins=[outcome])
