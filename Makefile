@@ -38,7 +38,11 @@ docs: $(VENV)/dev  ## Build the documentation as a site, in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/dev  ## Measure speed beside PyG, DGL, torch and the limits; show what was asked and reached.
-	for each in gin gine rules sampling endtoend; do $(BIN)/python benchmarks/$$each.py || exit; done
+	$(BIN)/python benchmarks/gin.py
+	$(BIN)/python benchmarks/gine.py --parts sum
+	$(BIN)/python benchmarks/rules.py
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/endtoend.py
 	$(BIN)/distgnn bench
 
 clean:  ## Remove the environment and caches.

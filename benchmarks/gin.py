@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import graphs
 import harness
 import torch
 from torch import Tensor
@@ -94,11 +95,11 @@ def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Name
     lines = []
     for dim in arguments.dims:
         parts = {
-            part: {kind: groups[f"{part}, {kind} graph, {dim} columns"] for kind in arguments.graphs}
-            for part in ("sum", "layer")
+            part: {kind: groups.get(f"{part}, {kind} graph, {dim} columns", {}) for kind in arguments.graphs}
+            for part in graphs.PARTS
         }
         size = f"{arguments.nodes:,} nodes, {dim} columns"
-        least = 6 if dim > 64 else 10 if arguments.nodes <= harness.NODES else 8
+        least = 6 if dim > 64 else 10 if arguments.nodes <= graphs.NODES else 8
         own = "distgnn"
         lines += harness.line(f"GIN sum, {size}", "PyG", least, parts["sum"], own, "PyG")
         lines += harness.line(f"GIN sum, {size}", "DGL copy_u_sum", 1, parts["sum"], own, "DGL copy_u_sum")
@@ -112,21 +113,21 @@ def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Name
 
 def main() -> None:
     """Measure all graphs and widths."""
-    arguments = harness.layer_options(__doc__)
+    arguments = graphs.layer_options(__doc__)
     dgl = harness.load_dgl()
     groups = {}
     for kind in arguments.graphs:
-        edge_index = harness.GRAPHS[kind](arguments.nodes, arguments.edges)
+        edge_index = graphs.GRAPHS[kind](arguments.nodes, arguments.edges)
         for dim in arguments.dims:
             x = torch.randn(arguments.nodes, dim, requires_grad=True)
             slopes = torch.randn(arguments.nodes, dim)
-            for part, make in (("sum", sums), ("layer", layers)):
-                cases = make(edge_index, x, slopes, dgl)
+            for part in arguments.parts:
+                cases = {"sum": sums, "layer": layers}[part](edge_index, x, slopes, dgl)
                 groups[f"{part}, {kind} graph, {dim} columns"] = harness.measure(
                     cases, arguments.rounds, only=arguments.only
                 )
     title = f"GIN forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report(harness.sized("gin", arguments), groups, title, arguments.out, asked(groups, arguments))
+    harness.report(graphs.sized("gin", arguments), groups, title, arguments.out, asked(groups, arguments))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import graphs
 import harness
 import torch
 from gin import mlp
@@ -64,7 +65,7 @@ def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Name
         sums, returned = {}, {}
         for kind, learned in itertools.product(arguments.graphs, FEATURES):
             name = f"{kind}, {'learned' if learned else 'data'}"
-            sums[name] = groups[f"sum, {kind} graph, {dim} columns, {FEATURES[learned]}"]
+            sums[name] = groups.get(f"sum, {kind} graph, {dim} columns, {FEATURES[learned]}", {})
             rows = 2 * arguments.nodes + (arguments.edges if learned else 0)
             returned[name] = rows * dim * 4 / 2**20
         what, by_destination = f"GINE sum, {arguments.nodes:,} nodes, {dim} columns", ", edges sorted"
@@ -80,22 +81,23 @@ def asked(groups: dict[str, dict[str, harness.Result]], arguments: argparse.Name
 
 def main() -> None:
     """Measure all graphs and widths."""
-    arguments = harness.layer_options(__doc__)
+    arguments = graphs.layer_options(__doc__)
     dgl = harness.load_dgl()
     groups = {}
     for kind in arguments.graphs:
-        edge_index = harness.GRAPHS[kind](arguments.nodes, arguments.edges)
+        edge_index = graphs.GRAPHS[kind](arguments.nodes, arguments.edges)
         for dim in arguments.dims:
             x = torch.randn(arguments.nodes, dim, requires_grad=True)
             slopes = torch.randn(arguments.nodes, dim)
             for learned in (False, True):
                 edge_attr = torch.randn(arguments.edges, dim, requires_grad=learned)
-                for part, nn in (("sum", Identity), ("layer", partial(mlp, dim))):
+                for part in arguments.parts:
+                    nn: Callable[[], Module] = Identity if part == "sum" else partial(mlp, dim)
                     group = f"{part}, {kind} graph, {dim} columns, {FEATURES[learned]}"
                     cases = layers(edge_index, x, edge_attr, slopes, dgl, nn)
                     groups[group] = harness.measure(cases, arguments.rounds, only=arguments.only)
     title = f"GINE forward + backward, {arguments.nodes:,} nodes, {arguments.edges:,} edges: times PyG's speed"
-    harness.report(harness.sized("gine", arguments), groups, title, arguments.out, asked(groups, arguments))
+    harness.report(graphs.sized("gine", arguments), groups, title, arguments.out, asked(groups, arguments))
 
 
 if __name__ == "__main__":

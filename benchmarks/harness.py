@@ -1,4 +1,4 @@
-"""What the benchmarks share: graphs, interleaved rounds, memory, tables, pictures, and what is asked and reached.
+"""What the benchmarks share: interleaved rounds, memory, tables, pictures, and what is asked and reached.
 
 Cases of a group take turns, round after round, so that what else the machine does falls on all of them. A case's time
 is the median over rounds, after one round that is not counted.
@@ -34,7 +34,6 @@ from matplotlib import pyplot as plt
 Step = Callable[[], object]
 Result = dict[str, float]
 console = Console()
-NODES = 100_000
 
 
 def options(description: str | None, *, rounds: int, threads: int = 2) -> argparse.ArgumentParser:
@@ -44,17 +43,6 @@ def options(description: str | None, *, rounds: int, threads: int = 2) -> argpar
     parser.add_argument("--threads", type=int, default=min(threads, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser
-
-
-def layer_options(description: str | None) -> argparse.Namespace:
-    """Read the options of a benchmark of layers."""
-    parser = options(description, rounds=5)
-    parser.add_argument("--nodes", type=int, default=NODES)
-    parser.add_argument("--edges", type=int, default=10 * NODES)
-    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=list(GRAPHS))
-    parser.add_argument("--only", nargs="+", help="cases by name, where memory does not hold all of them")
-    return begin(parser)
 
 
 def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -93,20 +81,6 @@ def load_dgl() -> Any:
         console.print(f"DGL is left out: {error}")
         return None
     return dgl
-
-
-def random_graph(nodes: int, edges: int) -> Tensor:
-    """Draw both ends of every edge uniformly."""
-    return torch.randint(nodes, (2, edges))
-
-
-def power_law_graph(nodes: int, edges: int) -> Tensor:
-    """Draw ends by the inverse square root of their rank, so that the degrees have a tail of exponent 3."""
-    ranks = (torch.rand(2, edges, dtype=torch.float64).square() * nodes).long()
-    return torch.stack([torch.randperm(nodes)[end] for end in ranks])
-
-
-GRAPHS: dict[str, Callable[[int, int], Tensor]] = {"random": random_graph, "power law": power_law_graph}
 
 
 def in_turn(step: Callable[[Tensor], object], batches: list[Tensor], count: int) -> Step:
@@ -171,11 +145,6 @@ def _status(field: str) -> int:
     return next(
         int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)
     )
-
-
-def sized(name: str, arguments: argparse.Namespace) -> str:
-    """Return the name of a benchmark's files, with the number of nodes where it is not the default."""
-    return name if arguments.nodes == NODES else f"{name}_{arguments.nodes}"
 
 
 def line(

@@ -84,5 +84,5 @@ def _asked(line: dict[str, Any]) -> str:
 
 
 def _reached(line: dict[str, Any]) -> list[str]:
-    form = "{:.0%}" if line["at_most"] else "{:.2f}x"
+    form = "{:.1%}" if line["at_most"] else "{:.2f}x"
     return [f"{name} {form.format(value)}".strip() for name, value in line["reached"].items()]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -119,7 +118,7 @@ def _relu_gradients_of_x(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout
 
 def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
     """Return the gradients of the edges; in the user's order, so that they are written one after the other."""
-    by_edge = _new_rows(edge_attr.size(0), edge_attr)
+    by_edge = torch.empty_like(edge_attr)
     sources, destinations = layout.edges
     step = _step(x.size(1))
     each = torch.arange(step + 1)
@@ -163,7 +162,7 @@ class _Chunk(NamedTuple):
 
 def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor) -> Tensor:
     """Add up the sums of nodes that are given chunk by chunk; the edges of a node may lie in several."""
-    out = _new_rows(bags.offsets.numel() - 1, like).zero_()
+    out = like.new_zeros(bags.offsets.numel() - 1, like.size(1))
     chunks = list(_chunks(bags, like.size(1)))
     begun: dict[int, Tensor] = {}
 
@@ -217,14 +216,6 @@ def _chunks(bags: Bags, width: int) -> Iterator[_Chunk]:
 
 def _step(width: int) -> int:
     return max(1, _CHUNK // max(1, width))
-
-
-def _new_rows(count: int, like: Tensor) -> Tensor:
-    # numpy asks the system for huge pages, torch does not: with small ones to touch it takes longer than to fill it.
-    memory = np.empty(count * like.size(1) * like.itemsize + 64, dtype=np.uint8)
-    memory = memory[-memory.ctypes.data % 64 :][: memory.size - 64]  # whole cache lines
-    storage, width = torch.from_numpy(memory).untyped_storage(), like.size(1)
-    return like.new_empty(0).set_(storage, 0, (count, width), (width, 1))  # not a view, which autograd keeps as it is
 
 
 def _gather(rows: Tensor, indices: Tensor, each: Tensor) -> Tensor:
