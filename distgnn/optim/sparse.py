@@ -66,7 +66,7 @@ class SparseOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients gathered since the last step."""
-        super().zero_grad(set_to_none)
+        del set_to_none  # no handle ever has a gradient
         for embedding in self._embeddings:
             embedding.take_gradients()
 
