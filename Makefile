@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PLUGINS = plugins/distgnn-fbgemm plugins/distgnn-mmap plugins/template
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs wheel bench clean
 
 help:  ## Show this help.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,10 @@ lint: $(VENV)/dev  ## Check style, types and the import rules.
 docs: $(VENV)/dev  ## Build the documentation as a site, in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+wheel: $(VENV)/dev  ## Build the wheel into dist/, and use it in a clean environment.
+	$(BIN)/python -m pip install --quiet nox
+	$(BIN)/nox -s wheel
+
 bench: $(VENV)/dev  ## Measure speed beside PyG, DGL, torch and the limits; show what was asked and reached.
 	$(BIN)/python benchmarks/gin.py
 	$(BIN)/python benchmarks/gine.py --parts sum
@@ -46,4 +50,4 @@ bench: $(VENV)/dev  ## Measure speed beside PyG, DGL, torch and the limits; show
 	$(BIN)/distgnn bench
 
 clean:  ## Remove the environment and caches.
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .nox dist site
