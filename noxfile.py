@@ -5,6 +5,7 @@ environment, and does there, far from the sources, what a first-time user does.
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -48,7 +49,7 @@ def wheel(session: nox.Session) -> None:
     """Use the wheel in a clean environment: the commands, a user's typed file, and a user's tests."""
     (built,) = DIST.glob("*.whl")
     install(session, f"{built}[testing]", "mypy")
-    with session.chdir(session.create_tmp()):
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
         shutil.copy(ROOT / "tests/users/test_users_model.py", ".")
         session.run("distgnn", "backends")
         generated = ("--dataset", "CustomLargeGraph", "--use-dist-embedding", "--embedding-dim", "16")
