@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from distgnn.registry import BackendInfo
 
-_TRIAL_SECONDS = 60
+_TRIAL_SECONDS = 120
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where DGL's servers have rows
 _SMALL = 1 << 30
 _TRIAL = """
