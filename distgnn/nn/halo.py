@@ -10,14 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distgnn.errors import GraphInputError
-from distgnn.nn.norms import graph_norm
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch.nn import Module
-    from torch_geometric.typing import Adj
+    from collections.abc import Callable
 
     from distgnn.protocols import TensorStore
 
@@ -80,41 +74,3 @@ class _Exchange(torch.autograd.Function):
         with closing(ctx.open_sums()) as sums:
             sums.write(ctx.halo.remote, gradients.contiguous(), accumulate=True)
             return sums.read(ctx.halo.own), None, None, None
-
-
-def check_halo(
-    halo: Halo,
-    model: Module,
-    num_nodes: int,
-    edge_index: Adj,
-    ids: Mapping[str, tuple[Module | None, Tensor | None]],
-) -> None:
-    """See that a part fits a model.
-
-    Args:
-        halo: Of the part.
-        model: Is given it.
-        num_nodes: How many rows of nodes it is given.
-        edge_index: The part's edges.
-        ids: By the name of an argument, stored features and the ids that are given for them.
-
-    Raises:
-        GraphInputError: It does not.
-    """
-    own, remote = halo.own.numel(), halo.remote.numel()
-    if num_nodes != own + remote:
-        raise GraphInputError(
-            f"{num_nodes} rows of nodes for a part of {own} nodes and a halo of {remote}: both are given, the "
-            "halo's behind"
-        )
-    last = int(edge_index[1].max()) if isinstance(edge_index, Tensor) and edge_index.numel() else -1
-    if last >= own:
-        raise GraphInputError(f"an edge ends in node {last}, and the part's own nodes end at {own - 1}")
-    for name, (features, given) in ids.items():
-        if features is not None and given is None:
-            raise GraphInputError(f"the embeddings of a part are not numbered as they stand: pass {name}")
-    norm = None if halo.is_whole_graph else graph_norm(model.named_modules())
-    if norm is not None:
-        raise GraphInputError(
-            f"{norm}, and a rank has one part of them: use norm='batch_norm' or LayerNorm(mode='node')"
-        )
