@@ -55,10 +55,10 @@ class StoredActivation(Module):
             return torch.cat([values, self._kept.rows])
         store = self.open_store(values, halo.num_rows)
         sums = TensorSpec(f"{self.name}_gradients", store.shape, store.dtype)
-        rows = halo.bring(values, store, partial(resolve(self.backend).open_tensor, sums))
+        extended = halo.extend(values, store, partial(resolve(self.backend).open_tensor, sums))
         if trains:
-            self._kept = _Kept(halo, rows.detach(), self.staleness)
-        return torch.cat([values, rows])
+            self._kept = _Kept(halo, extended[values.size(0) :].detach().clone(), self.staleness)
+        return extended
 
     def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
         """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
