@@ -56,9 +56,9 @@ def train(  # one local a command line option
         rich_help_panel=_MODEL,
     ),
     backend: str = typer.Option(
-        _DEFAULT.backend,
+        None,
         envvar="DISTGNN_BACKEND",
-        help="Where stores live; see: distgnn backends.",
+        help="Where stores live; see: distgnn backends.  \\[default: memory, with several ranks pyg]",
         rich_help_panel=_CLUSTER,
     ),
     ip_config: str = typer.Option(

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.activations import StoredActivation
 from distgnn.nn.norms import graph_norm
-from distgnn.nn.stored import StoredActivation, default_name
+from distgnn.nn.stored import default_name
 from distgnn.protocols import EmbeddingStore
 from distgnn.ranks import rank_and_world_size
 from distgnn.registry import get_backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,8 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
     first, last = book.bounds[part : part + 2]
     sources, positions, edge_ids = in_edges(graph.edge_index, parts, new, part, first)
     remote = torch.unique(sources[(sources < first) | (sources >= last)])
+    leaving, entered = parts[graph.edge_index] == part
+    border = torch.unique(new[graph.edge_index[0, leaving & ~entered]]) - first
     features, _ = rows_of(graph)
     own = {name: rows[nodes[first:last]] for name, rows in features["nodes"].items()}
     if "x" in own:
@@ -72,6 +75,7 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         torch.cat([nodes[first:last], nodes[remote]]),
         edge_ids,
         own | {name: rows[edge_ids] for name, rows in features["edges"].items()},
+        border,
     )
 
 
@@ -112,6 +116,10 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
         found.edge_ids,
         found.node_features | found.edge_features,
     )
+    spec = TensorSpec(default_name("part_readers"), (data.halo.num_rows,), torch.int64)
+    with closing(backend.open_tensor(spec)) as readers:
+        readers.write(data.halo.remote, torch.ones_like(data.halo.remote), accumulate=True)
+        data.halo = replace(data.halo, border=readers.read(data.halo.own).nonzero().flatten())
     if data.x is not None:
         spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype)
         with closing(backend.open_tensor(spec)) as store:
@@ -210,6 +218,7 @@ def _as_data(
     node_ids: Tensor,
     edge_ids: Tensor,
     features: dict[str, Tensor],
+    border: Tensor | None = None,
 ) -> Data:
     """Number a part's nodes as they stand.
 
@@ -221,6 +230,7 @@ def _as_data(
         node_ids: ``[n + h]``, the user's ids of own and halo nodes.
         edge_ids: ``[e]``, the user's ids of edges.
         features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
+        border: ``[b]``, its nodes that other parts read, counted from the part's first, where they are known.
     """
     first, last = book.bounds[part : part + 2]
     sources, positions = edges
@@ -234,6 +244,7 @@ def _as_data(
         own=torch.arange(last - first) + part * height,
         remote=owners * height + remote - bounds[owners],
         num_rows=height * (len(book.bounds) - 1),
+        border=border,
     )
     named = {"n_id": node_ids, "e_id": edge_ids, "edge_index": torch.stack([local, positions]), "halo": halo}
     return Data(num_nodes=node_ids.numel(), **(features | named))

@@ -1,10 +1,12 @@
 """GIN and GINE layers and models, and the modules that connect them to stores."""
 
+from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import Ages, StoredAges
 from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Halo
 from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
-from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures
+from distgnn.nn.stored import StoredEmbedding
 
 __all__ = [
     "Ages",

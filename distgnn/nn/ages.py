@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from distgnn.nn.stored import StoredActivation, default_name, over_ranks
+from distgnn.nn.activations import StoredActivation
+from distgnn.nn.stored import default_name, over_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ class StoredAges(StoredActivation):
 
     Args:
         name (str): Name of the store.
-        backend (str or Backend, optional): As in :class:`~distgnn.nn.stored.StoredEmbedding`.
+        backend (str or Backend, optional): As in :class:`~distgnn.nn.StoredEmbedding`.
     """
 
     def __init__(self, *, name: str, backend: str | Backend | None = None) -> None:

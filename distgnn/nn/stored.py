@@ -1,4 +1,4 @@
-"""Modules whose tensors live in a backend's stores: the seam between layers and storage.
+"""Embeddings whose rows live in a backend's stores: the seam between layers and storage.
 
 The only file under ``nn`` that resolves a backend, and only when a store is first needed.
 """
@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 
-from distgnn.errors import CallOrderError, EmbeddingSizeError, GraphInputError, IdsError, StoreError
+from distgnn.errors import CallOrderError, EmbeddingSizeError, IdsError, StoreError
 from distgnn.optim.rows import sum_by_id
 from distgnn.protocols import SupportsPrefetch, SupportsRanks
 from distgnn.registry import get_backend
-from distgnn.specs import EmbeddingSpec, TensorSpec
+from distgnn.specs import EmbeddingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distgnn.nn.halo import Halo
-    from distgnn.protocols import Backend, EmbeddingStore, TensorStore
+    from distgnn.protocols import Backend, EmbeddingStore
 
 _numbers: dict[str, itertools.count[int]] = {}
 
@@ -118,7 +117,7 @@ class StoredEmbedding(Module):
     def open_store(self) -> EmbeddingStore | None:
         """Return the store, opening it at the first call, or :obj:`None` while its size is not known."""
         if self._store is None and self.num_embeddings is not None:
-            backend = _resolve(self.backend)
+            backend = resolve(self.backend)
             if self.seed is None:
                 self._seed = over_ranks(backend, self._seed, dist.broadcast, 0)
             self._store = backend.open_embedding(self._spec(self.num_embeddings))
@@ -157,7 +156,7 @@ class StoredEmbedding(Module):
         flat = self._flat(ids)
         self._device = flat.device
         if self.num_embeddings is None:
-            self.num_embeddings = _size_from(flat, self.name, _resolve(self.backend))
+            self.num_embeddings = _size_from(flat, self.name, resolve(self.backend))
         store = self.open_store()
         assert store is not None
         lookup: Callable[[], Tensor] = partial(store.lookup, flat)
@@ -227,168 +226,14 @@ class _Lookup(torch.autograd.Function):
         return (None,) * 4
 
 
-class StoredFeatures(Module):
-    r"""Features plus a stored embedding: :math:`\mathbf{x}_i + \mathbf{W} \mathbf{e}_{\mathrm{id}(i)}`.
-
-    :math:`\mathbf{W}` is a learned linear map, there when the widths differ. Without features the embedding stands
-    alone.
-
-    Args:
-        channels (int): Width of the features and of the output.
-        embedding_dim (int, optional): Width of the embedding; :obj:`None` is ``channels``.
-        name (str): Name of the store.
-        backend (str or Backend, optional): As in :class:`StoredEmbedding`.
-        std (float): As in :class:`StoredEmbedding`.
-
-    Shapes:
-        - **input:** features :math:`(N, \mathrm{channels})` or :obj:`None`, ids :math:`(N)` or :obj:`None` for
-          :math:`0, \ldots, N - 1`
-        - **output:** :math:`(N, \mathrm{channels})`
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        embedding_dim: int | None,
-        *,
-        name: str,
-        backend: str | Backend | None = None,
-        std: float,
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        embedding_dim = embedding_dim or channels
-        self.embedding = StoredEmbedding(None, embedding_dim, name=name, backend=backend, std=std)
-        self.lin = None if embedding_dim == channels else Linear(embedding_dim, channels, bias=False)
-
-    def reset_parameters(self) -> None:
-        """Start the rows and the linear map anew."""
-        self.embedding.reset_parameters()
-        if self.lin is not None:
-            self.lin.reset_parameters()
-
-    def forward(self, features: Tensor | None, ids: Tensor | None) -> Tensor:
-        """Sum features and embeddings."""
-        name = self.embedding.name
-        if features is not None and (features.dim() < 2 or features.size(-1) != self.channels):
-            raise GraphInputError(
-                f"embedding store {name!r}: features must have shape [N, {self.channels}] to be added to, "
-                f"not {list(features.shape)}"
-            )
-        if features is not None and not features.is_floating_point():
-            raise GraphInputError(f"embedding store {name!r}: features of {features.dtype}; convert them with .float()")
-        if ids is None:
-            count = self.embedding.num_embeddings if features is None else features.size(-2)
-            if count is None:
-                raise GraphInputError(
-                    f"embedding store {name!r}: with neither features nor ids the number of rows must "
-                    "be known; call set_num_embeddings(...), or pass ids"
-                )
-            ids = torch.arange(count, device=None if features is None else features.device)
-        if ids.dim() != 1 or (features is not None and features.size(-2) != ids.numel()):
-            rows = "" if features is None else f" for {features.size(-2)} rows of features"
-            raise GraphInputError(
-                f"embedding store {name!r}: ids of shape {list(ids.shape)}{rows}; ids must be a vector, one a row"
-            )
-        embeddings: Tensor = self.embedding(ids)
-        if self.lin is not None:
-            embeddings = self.lin(embeddings.to(self.lin.weight.dtype))
-        return embeddings if features is None else features + embeddings.to(features.dtype)
-
-
-class StoredActivation(Module):
-    """The output of a layer, kept in a :class:`~distgnn.protocols.TensorStore` where other ranks can read it.
-
-    Args:
-        name (str): Name of the store.
-        backend (str or Backend, optional): As in :class:`StoredEmbedding`.
-        staleness (int): In training, use the rows of a halo for so many forwards more after the one that brought them.
-            (default: :obj:`0`)
-    """
-
-    def __init__(self, *, name: str, backend: str | Backend | None = None, staleness: int = 0) -> None:
-        super().__init__()
-        self.name = name
-        self.backend = backend
-        self.staleness = staleness
-        self.store: TensorStore | None = None
-        self._kept: _Kept | None = None
-
-    def forward(self, values: Tensor, ids: Tensor, num_rows: int) -> Tensor:
-        """Write rows ``ids`` of a store of ``num_rows`` rows, and return ``values`` as they are.
-
-        The store is opened at the first call, and again when its shape changes.
-        """
-        self.open_store(values, num_rows).write(ids, values.detach())
-        return values
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
-    def extend(self, values: Tensor, halo: Halo) -> Tensor:
-        """Write the rows ``[n, ...]`` of a part's own nodes, and return them and its halo's, ``[n + h, ...]``.
-
-        Gradients with respect to the halo's rows flow back to the ranks that own them, unless the rows are of a
-        history, or were brought by an earlier forward.
-        """
-        trains = self.training and torch.is_grad_enabled() and self.staleness > 0 and not halo.history
-        if trains and self._kept is not None and self._kept.serves(halo, values):
-            return torch.cat([values, self._kept.rows])
-        store = self.open_store(values, halo.num_rows)
-        sums = TensorSpec(f"{self.name}_gradients", store.shape, store.dtype)
-        rows = halo.bring(values, store, partial(_resolve(self.backend).open_tensor, sums))
-        if trains:
-            self._kept = _Kept(halo, rows.detach(), self.staleness)
-        return torch.cat([values, rows])
-
-    def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
-        """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
-        shape = (num_rows, *values.shape[1:])
-        if self.store is not None and (self.store.shape, self.store.dtype) != (shape, values.dtype):
-            self.close()
-        if self.store is None:
-            self.store = _resolve(self.backend).open_tensor(TensorSpec(self.name, shape, values.dtype))
-        return self.store
-
-    def close(self) -> None:
-        """Close the store, if open; collective as every store call."""
-        if self.store is not None:
-            self.store.close()
-        self.store = self._kept = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
-        return type(self)(name=default_name(self.name), backend=self.backend, staleness=self.staleness)
-
-    def __getstate__(self) -> dict[str, Any]:
-        backend = self.backend if isinstance(self.backend, str) else None
-        return {**self.__dict__, "backend": backend, "store": None, "_kept": None}
-
-
-class _Kept:
-    """The rows of a halo that an exchange brought, for some forwards more.
-
-    Args:
-        halo: Whose.
-        rows: ``[h, ...]``, without gradient.
-        times: How many forwards.
-    """
-
-    def __init__(self, halo: Halo, rows: Tensor, times: int) -> None:
-        self.rows = rows
-        self._halo, self._times = halo, times
-
-    def serves(self, halo: Halo, values: Tensor) -> bool:
-        """Tell whether one more forward may use the rows, and count it."""
-        same = halo is self._halo and (values.shape[1:], values.dtype) == (self.rows.shape[1:], self.rows.dtype)
-        self._times -= 1
-        return same and self._times >= 0
-
-
-def _resolve(backend: str | Backend | None) -> Backend:
+def resolve(backend: str | Backend | None) -> Backend:
+    """Return the backend that a module was given, by itself or by name, or else the one in use."""
     return get_backend(backend) if backend is None or isinstance(backend, str) else backend
 
 
 def over_ranks(backend: str | Backend | None, number: int, collective: Callable[..., object], how: object) -> int:
     """Agree on a number with the ranks that share the backend's stores."""
-    backend = _resolve(backend)
+    backend = resolve(backend)
     if isinstance(backend, SupportsRanks) and backend.world_size > 1 and dist.is_initialized():
         agreed = torch.tensor(number)
         collective(agreed, how)

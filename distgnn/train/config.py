@@ -31,7 +31,8 @@ class TrainConfig:
             of which no rank then has the whole; with None ``mode="full"`` cuts the data set, by METIS where pymetis is
             installed and by a hash of ids elsewhere.
         model: ``"gin"`` or ``"gine"``.
-        backend: Where stores are opened.
+        backend: Where stores are opened; None is what ``DISTGNN_BACKEND`` names or else ``memory``, and ``pyg`` where a
+            launcher or ``ip_config`` makes this process one of several.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
         secret_file: A file with the job's secret, see :mod:`distgnn.secret`; None is ``DISTGNN_SECRET``'s, or none.
@@ -89,7 +90,7 @@ class TrainConfig:
     mode: str | None = None
     partition: str | None = None
     model: str = "gin"
-    backend: str = "memory"
+    backend: str | None = None
     ip_config: str | None = None
     rank: int | None = None
     secret_file: str | None = None

@@ -104,13 +104,15 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         join_ip_config(config.ip_config, config.rank)
     if config.secret_file is not None:
         os.environ[FILE_VARIABLE] = config.secret_file
+    name = config.backend or os.environ.get("DISTGNN_BACKEND") or _default_backend()
+    config = replace(config, backend=name)
     if os.environ.get("RANK", "0") != "0":
         console = Console(quiet=True)
     with console.status(f"loading {config.dataset}"):
         loaded = None if config.partition else _load(config)
     config = _with_mode(config, loaded)
     trials = list(_trials(config, loaded))
-    with use(config.backend) as backend, ExitStack() as at_the_end:
+    with use(name) as backend, ExitStack() as at_the_end:
         session = Session(backend, Timeline(on=config.report))
         progress = TellingProgress(console)
         folder = at_the_end.enter_context(RunFolder(config, written=session.is_main, continued=is_continued(config)))
@@ -126,6 +128,10 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     if session.is_main:
         folder.finish(result, source.dataset, console)
     return result
+
+
+def _default_backend() -> str:
+    return "memory" if os.environ.get("WORLD_SIZE", "1") == "1" else "pyg"
 
 
 def _run(

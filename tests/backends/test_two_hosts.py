@@ -9,7 +9,11 @@ import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
+
+from distgnn.data import generate_graph
+from tests.founding.seed_snippets import COMMAND_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "host_rank.py"
 SCRIPT_OF_TRAINING = "training_rank.py"
+EXAMPLE = "../../examples/distributed_gin_example.py"
 CABLE = "cable"
 OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 
@@ -109,3 +114,20 @@ def test_two_hosts_train_by_the_founding_cluster_file(hosts: Hosts, spread: str,
     }
     assert len(losses["one"]) == 2
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-5)
+
+
+def test_two_hosts_run_the_founding_command_line_of_a_large_graph(
+    hosts: Hosts, spread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = generate_graph(300, 3000)
+    np.savez(tmp_path / "edges.npz", edge_index=graph.edge_index)
+    np.savez(tmp_path / "labels.npz", y=graph.y)
+    (tmp_path / "ip_config.txt").write_text("10.77.0.1 0\n10.77.0.2 1\n")
+    if spread != "pyg":  # which several ranks use where none is named
+        monkeypatch.setenv("DISTGNN_BACKEND", spread)
+    monkeypatch.chdir(tmp_path)
+    options = f"{COMMAND_LINES[3]} --edges edges.npz --labels labels.npz --epochs 1".split()
+    job = hosts.start(EXAMPLE, *options[2:])
+    assert job.codes(timeout=60) == [0, 0], job.errors(0) + job.errors(1)
+    assert f"CustomLargeGraph: GIN on backend {spread}" in job.output(0)
+    assert "test accuracy" in job.output(0)

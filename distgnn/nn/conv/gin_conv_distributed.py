@@ -12,8 +12,9 @@ from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.aggregate import neighbor_relu_sum, neighbor_sum
+from distgnn.nn.features import StoredFeatures
 from distgnn.nn.layout import find_layout, is_matrix
-from distgnn.nn.stored import StoredFeatures, default_name
+from distgnn.nn.stored import default_name
 from distgnn.protocols import Backend
 
 NodeIds = Union[Tensor, Tuple[Tensor, Tensor], None]
@@ -28,7 +29,7 @@ class DistributedGINConv(GINConv):
         \mathbf{h}_i + \sum_{j \in \mathcal{N}(i)} \mathbf{h}_j \right), \qquad
         \mathbf{h}_i = \mathbf{x}_i + \mathbf{W} \mathbf{e}_{\mathrm{id}(i)}
 
-    where the embeddings :math:`\mathbf{e}` live in a store (see :class:`~distgnn.nn.stored.StoredFeatures`). Without
+    where the embeddings :math:`\mathbf{e}` live in a store (see :class:`~distgnn.nn.StoredFeatures`). Without
     ``use_dist_embedding`` it is :class:`torch_geometric.nn.GINConv`.
 
     Args:

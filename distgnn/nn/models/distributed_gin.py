@@ -14,29 +14,31 @@ from torch_geometric.nn import MLP, JumpingKnowledge
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver, normalization_resolver
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import StoredAges
+from distgnn.nn.checks import check_edge_index, check_halo
 from distgnn.nn.conv.gin_conv_distributed import (
     DistributedGINConv,
     DistributedGINEConv,
     edge_inputs,
     set_num_embeddings,
 )
-from distgnn.nn.halo import check_halo
-from distgnn.nn.stored import StoredActivation, StoredEmbedding, StoredFeatures, default_name
+from distgnn.nn.features import StoredFeatures
+from distgnn.nn.models.layerwise import LayerwiseModel
+from distgnn.nn.stored import StoredEmbedding, default_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.progress import Progress
     from torch_geometric.nn import MessagePassing
     from torch_geometric.nn.aggr import Aggregation
     from torch_geometric.typing import Adj
 
     from distgnn.nn.halo import Halo
-    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
+    from distgnn.protocols import Backend
 
 
-class DistributedGIN(Module):
+class DistributedGIN(LayerwiseModel):
     r"""The Graph Isomorphism Network from the `"How Powerful are Graph Neural Networks?"
     <https://arxiv.org/abs/1810.00826>`_ paper, with stored node embeddings.
 
@@ -232,7 +234,7 @@ class DistributedGIN(Module):
             raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
         if x is not None and x.size(-1) != self.in_channels:
             raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {self.in_channels}")
-        _check_edge_index(edge_index, self._count_nodes(x, node_ids))
+        check_edge_index(edge_index, self._count_nodes(x, node_ids))
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
         if halo is not None:
@@ -261,111 +263,11 @@ class DistributedGIN(Module):
         out = self.combine(layers)
         return out if batch is None or self.heads is not None else self.readout(out, batch, dim_size=batch_size)
 
-    def _run_layer(
-        self,
-        index: int,
-        h: Tensor | tuple[Tensor, Tensor],
-        edge_index: Adj,
-        edge_attr: Tensor | None,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        conv, norm = self.convs[index], self.norms[index]
-        out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
-        if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
-            out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)
-            out = out if self.act is None else self.act(out)
-            out = self.dropout(out)
-        return out
-
-    def inference(
-        self,
-        graph: GraphStore,
-        features: TensorStore | EmbeddingStore | None = None,
-        *,
-        edge_features: TensorStore | EmbeddingStore | None = None,
-        batch_size: int = 1024,
-        backend: Backend | None = None,
-        progress: bool | Progress = True,
-        refresh: bool = False,
-    ) -> TensorStore:
-        """Compute the outputs of all nodes of a stored graph, layer by layer.
-
-        See :func:`distgnn.graph.infer_by_layers`, which takes the same arguments, but for one.
-
-        Args:
-            graph: The graph.
-            features: ``[num_nodes, in_channels]``; None where the model has stored embeddings alone.
-            edge_features: ``[num_edges, edge_dim]``.
-            batch_size: Nodes a batch.
-            backend: Where layers are stored, and whose ranks take part; by default the one in use.
-            progress: Show a progress bar on stderr, on rank 0; or what to show it in.
-            refresh: Leave the layers' outputs in the model's own stores, where batches with a halo find them; needs
-                ``use_dist_tensor``.
-
-        Raises:
-            GraphInputError: The model normalizes over all nodes at once, or has no stores to refresh.
-            ValueError: A batch of no nodes.
-        """
-        from distgnn.graph.inference import infer_by_layers  # noqa: PLC0415  # layers do without PyG's loaders
-
-        if refresh and not self.activations:
-            raise GraphInputError("there are no layer outputs to refresh: make the model with use_dist_tensor=True")
-        outputs = infer_by_layers(
-            self,
-            graph,
-            features,
-            edge_features=edge_features,
-            batch_size=batch_size,
-            backend=backend,
-            progress=progress,
-            layers=[layer for layer in self.activations if refresh and isinstance(layer, StoredActivation)],
-        )
-        if refresh:
-            self.ages.note_all_written()
-        return outputs
-
-    def input_rows(self, x: Tensor | None, node_ids: Tensor) -> Tensor:
-        """Compute what the first layer is given for nodes ``[K]``, features and stored embeddings together."""
-        h = x if self.node_features is None else self.node_features(x, node_ids)
-        if h is None:
-            raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
-        return h
-
-    def layer(
-        self,
-        index: int,
-        h: tuple[Tensor, Tensor],
-        edge_index: Tensor,
-        edge_attr: Tensor | None,
-        edge_ids: Tensor,
-    ) -> Tensor:
-        """Compute the output of a layer for some nodes, from the rows of sources ``[S, width]`` and their own."""
-        return self._run_layer(index, h, edge_index, self._edge_inputs(edge_index, edge_attr, edge_ids))
-
-    @property
-    def combines_layers(self) -> bool:
-        """Whether the output needs the rows of other layers than the last."""
-        return self.heads is not None or self.jk is not None
-
-    def combine(self, layers: list[Tensor]) -> Tensor:
-        """Compute the output from the input rows and those of each layer, or of the last one alone."""
-        if self.heads is not None:
-            return torch.stack([self.dropout(head(h)) for head, h in zip(self.heads, layers, strict=True)]).sum(dim=0)
-        h: Tensor = layers[-1] if self.jk is None else self.jk(layers[1:])
-        return h if self.lin is None else self.lin(h)
-
     def _count_nodes(self, x: Tensor | None, node_ids: Tensor | None) -> int | None:
         if x is not None:
             return x.size(-2)
         assert self.node_features is not None
         return self.node_features.embedding.num_embeddings if node_ids is None else node_ids.numel()
-
-    def _edge_features(self) -> StoredFeatures | None:
-        return None
-
-    def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:  # noqa: ARG002
-        return None
 
     def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None, halo: Halo | None) -> Tensor:
         if halo is not None and layer < self.num_layers - 1:
@@ -443,24 +345,3 @@ class DistributedGINE(DistributedGIN):
     def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:
         inputs: Tensor | None = edge_inputs(self.edge_features, self.edge_dim, edge_index, edge_attr, edge_ids)
         return inputs
-
-
-def _check_edge_index(edge_index: Adj, num_nodes: int | None) -> None:
-    """Refuse ends that are no nodes, with a word for edges counted from 1.
-
-    On a GPU the check would wait for the device; there PyG's layers find such ends themselves.
-    """
-    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided or edge_index.is_cuda:
-        return
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
-        raise GraphInputError(
-            f"edge_index must be int64 of shape [2, E], not {edge_index.dtype} of {list(edge_index.shape)}"
-        )
-    if num_nodes is None or edge_index.numel() == 0:
-        return
-    low, high = (int(end) for end in edge_index.aminmax())
-    if low < 0 or high >= num_nodes:
-        counted = "; it seems to count from 1: subtract 1" if low == 1 and high == num_nodes else ""
-        raise GraphInputError(
-            f"edge_index holds nodes {low} to {high}, the graph has nodes 0 to {num_nodes - 1}{counted}"
-        )
