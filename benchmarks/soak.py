@@ -131,7 +131,7 @@ class Job:
 
     def leftovers(self) -> list[str]:
         """Name what the job has left: servers, names in shared memory, a port that is still listened on."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT  # a server that was just started ends when it has imported what it needs
         while (left := self.servers()) and time.monotonic() < deadline:
             time.sleep(0.05)
         names = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in self._names)]  # noqa: S108
@@ -224,7 +224,9 @@ class Steady:
     """A job of two ranks that trains all the time, and what its processes take."""
 
     def __init__(self, folder: Path) -> None:
-        options = {**OPTIONS, "backend": "pyg", "epochs": 10**7, "checkpoint_every": 50, "eval_every": 50}
+        # An epoch leaves a line of history, in memory too: few and large ones let it not pass for a leak.
+        often = {"checkpoint_every": 5, "eval_every": 5, "num_nodes": 20_000, "num_edges": 200_000}
+        options = {**OPTIONS, **often, "backend": "pyg", "epochs": 10**6}
         self._job = Job(folder, options)
         self._processes = [psutil.Process(process.pid) for process in self._job.ranks]
         self.seen: list[dict[str, float]] = []
@@ -328,6 +330,9 @@ def report(
         "undisturbed job survived": steady_survived,
     }
     (arguments.out / "soak.json").write_text(json.dumps(content, indent=1) + "\n")
+    bad = ("rows lost", "checkpoints lost", "hangs", "failures without a kill")
+    if not steady_survived or any(one.left or any(one.found[name] for name in bad) for one in torn):
+        raise SystemExit("something was lost, hung or left: see above")
 
 
 if __name__ == "__main__":
