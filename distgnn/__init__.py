@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         SupportsGraphParts,
         SupportsPrefetch,
         SupportsRanks,
+        SupportsTraffic,
         TensorStore,
         UpdateRule,
     )
@@ -104,6 +105,7 @@ __all__ = [
     "SupportsGraphParts",
     "SupportsPrefetch",
     "SupportsRanks",
+    "SupportsTraffic",
     "TensorSpec",
     "TensorStore",
     "TrainingStoppedError",
@@ -132,6 +134,7 @@ _LAZY = {
         "SupportsGraphParts",
         "SupportsPrefetch",
         "SupportsRanks",
+        "SupportsTraffic",
         "TensorStore",
         "UpdateRule",
     ),

@@ -341,6 +341,16 @@ class SupportsRanks(Protocol):
 
 
 @runtime_checkable
+class SupportsTraffic(Protocol):
+    """A backend that counts what goes from rank to rank."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """The bytes that this rank has sent over a network for its stores, since the backend was opened."""
+        ...
+
+
+@runtime_checkable
 class SupportsGraphParts(Protocol):
     """A backend of several ranks that opens a graph which no rank has whole."""
 

@@ -155,6 +155,15 @@ def train(  # one local a command line option
     num_edges: int = typer.Option(None, help="Number of edges of a generated graph.", rich_help_panel=_OWN),
     out: str = typer.Option(_DEFAULT.out, help="Folder of runs.", rich_help_panel=_OUTPUT),
     name: str = typer.Option(None, help="Folder of this run within it.  \\[default: made up]", rich_help_panel=_OUTPUT),
+    report: bool = typer.Option(
+        False,
+        "--report",
+        help="Write report.html: curves, a timeline of the ranks, and where their time went.",
+        rich_help_panel=_OUTPUT,
+    ),
+    tensorboard: bool = typer.Option(
+        False, "--tensorboard", help="Write TensorBoard's events into the folder of the run.", rich_help_panel=_OUTPUT
+    ),
     as_json: bool = typer.Option(
         False, "--json", help="Print the result as JSON, without progress.", rich_help_panel=_OUTPUT
     ),

@@ -68,6 +68,8 @@ class TrainConfig:
         keep: How many of the checkpoints stay.
         resume: Go on from a checkpoint, its folder or that of a run; ``"latest"`` goes on with the run of this
             ``name``, from its last checkpoint, or starts it where there is none.
+        report: Write ``report.html``, one page of curves, a timeline of the ranks, and where their time went.
+        tensorboard: Write TensorBoard's events.
         out: Folder of runs.
         name: Folder of this run within ``out``; None makes a name.
         root: Folder with the data set in PyG's layout; None looks in ``DISTGNN_DATA``.
@@ -117,6 +119,8 @@ class TrainConfig:
     checkpoint_every: int | None = None
     keep: int = 3
     resume: str | None = None
+    report: bool = False
+    tensorboard: bool = False
     out: str = "runs"
     name: str | None = None
     root: str | None = None

@@ -9,11 +9,12 @@ from distgnn.nn import DistributedGIN, DistributedGINE
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
+    from distgnn.protocols import Backend
     from distgnn.train.config import TrainConfig
 
 
-def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
-    """Make the model that ``config`` asks for, sized to the data set.
+def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) -> DistributedGIN:
+    """Make the model that ``config`` asks for, sized to the data set, with its stores in a backend.
 
     Raises:
         ConfigError: The data set lacks features that the model needs.
@@ -35,6 +36,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset) -> DistributedGIN:
         "embedding_dim": config.embedding_dim,
         "embedding_name": "node_embedding",
         "use_dist_tensor": use_dist_tensor,
+        "backend": backend,
         "halo_staleness": (config.staleness or 0) if config.mode == "full" else 0,
     }
     out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes

@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import matplotlib as mpl
-import numpy as np
 from rich.table import Table
 
 from distgnn.errors import ConfigError
+from distgnn.train import pictures
+from distgnn.train.events import check_tensorboard, open_events, write_events
+from distgnn.train.page import make_page
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console
+    from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
     from distgnn.data import LoadedDataset
@@ -26,14 +28,11 @@ if TYPE_CHECKING:
     from distgnn.train.run import Result
     from distgnn.train.trial import Epoch
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen before
-
-_MARKED = 30  # a curve of fewer points shows them
-
 
 class RunFolder:
     """The folder ``out/name`` of a run: ``config.json``, ``metrics.jsonl``, ``result.json`` and ``curve.png``.
+
+    With the options for them, ``report.html`` and TensorBoard's events too.
 
     A context manager: ``metrics.jsonl`` is open within, and every line reaches the file at once. A run that ends before
     its first epoch leaves no folder.
@@ -44,16 +43,19 @@ class RunFolder:
         continued: Whether the folder may be there already, with what the run did before.
 
     Raises:
-        ConfigError: The folder cannot be made or written, or holds another run.
+        ConfigError: The folder cannot be made or written, or holds another run; or TensorBoard is not installed.
     """
 
     def __init__(self, config: TrainConfig, *, written: bool = True, continued: bool = False) -> None:
         self._metrics: TextIO | None = None
+        self._events: SummaryWriter | None = None
         self._is_new = not continued
         self._config = config
         data = Path(config.partition).name if config.partition else config.dataset
         made_up = f"{data}-{config.model}-{config.backend}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(config.out) / (config.name or made_up)
+        if config.tensorboard:
+            check_tensorboard()
         if not written:
             return
         for number in itertools.count(2):
@@ -70,6 +72,8 @@ class RunFolder:
             raise ConfigError(
                 f"the run's folder {self.path} cannot be written: {error}; choose another --out"
             ) from error
+        if config.tensorboard:
+            self._events = open_events(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +81,8 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._events is not None:
+            self._events.close()
         if self._metrics is not None:
             self._metrics.close()
             if self._is_new:
@@ -87,9 +93,11 @@ class RunFolder:
         self._is_new = False
         if self._metrics is not None:
             self._metrics.write(json.dumps(epoch.as_dict()) + "\n")
+        if self._events is not None:
+            write_events(self._events, epoch)
 
     def finish(self, result: Result, dataset: LoadedDataset, console: Console) -> None:
-        """Write the result and the curve, and print the table."""
+        """Write the result, the curve and the report, and print the table."""
         test = f"test_{result.measure.lower()}"
         summary = {
             "dataset": dataset.name,
@@ -103,27 +111,34 @@ class RunFolder:
             "peak_memory_mb": result.peak_memory_mb,
         }
         (self.path / "result.json").write_text(json.dumps(summary, indent=2) + "\n")
-        draw_curve(result, f"{dataset.name}, {self._config.model.upper()}, {self._config.backend}", self.path)
-        console.print(self._table(result, dataset))
+        title = f"{dataset.name}: {self._config.model.upper()} on backend {self._config.backend}"
+        facts = self._facts(result, dataset)
+        pictures.draw_curve(result, title, self.path / "curve.png")
+        if self._config.report:
+            (self.path / "report.html").write_text(make_page(result, title, facts, self._config), encoding="utf-8")
+            facts["report"] = str(self.path / "report.html")
+        table = Table(title=title, show_header=False)
+        facts |= {"curve": str(self.path / "curve.png"), "metrics": str(self.path / "metrics.jsonl")}
+        for name, text in facts.items():
+            table.add_row(name, text)
+        console.print(table)
 
-    def _table(self, result: Result, dataset: LoadedDataset) -> Table:
+    def _facts(self, result: Result, dataset: LoadedDataset) -> dict[str, str]:
         config = self._config
         trials = len(result.scores)
         kind = f"{config.folds} folds" if config.folds else f"{trials} run{'s' if trials > 1 else ''}"
         score = f"{result.mean:.2%}" + (f" ± {result.std:.2%}" if trials > 1 else "")
         seconds = sum(epoch.seconds for trial in result.history for epoch in trial)
-        table = Table(title=f"{dataset.name}: {config.model.upper()} on backend {config.backend}", show_header=False)
-        table.add_row("data", _describe(dataset))
-        table.add_row("trained", f"{kind} of {config.epochs} epochs, {seconds:.1f} s")
-        table.add_row(f"test {result.measure}", f"[bold]{score}[/bold]")
-        table.add_row("chosen by", result.rule)
-        table.add_row("speed", f"{result.rows_per_second:,.0f} rows/s in training")
+        facts = {
+            "data": _describe(dataset),
+            "trained": f"{kind} of {config.epochs} epochs, {seconds:.1f} s",
+            f"test {result.measure}": score,
+            "chosen by": result.rule,
+            "speed": f"{result.rows_per_second:,.0f} rows/s in training",
+        }
         if result.history[-1][-1].staleness is not None:
-            table.add_row("histories", _ages([epoch.staleness or {} for trial in result.history for epoch in trial]))
-        table.add_row("peak memory", _memory(result.peak_memory_mb))
-        table.add_row("curve", str(self.path / "curve.png"))
-        table.add_row("metrics", str(self.path / "metrics.jsonl"))
-        return table
+            facts["histories"] = _ages([epoch.staleness or {} for trial in result.history for epoch in trial])
+        return facts | {"peak memory": _memory(result.peak_memory_mb)}
 
 
 def _ages(counts: list[dict[str, float]]) -> str:
@@ -141,35 +156,3 @@ def _describe(dataset: LoadedDataset) -> str:
     graphs = f"{len(dataset.graphs):,} graphs, " if dataset.task == "graph" else ""
     goal = "links" if dataset.task == "link" else f"{dataset.num_classes} classes"
     return f"{graphs}{dataset.num_nodes:,} nodes, {dataset.num_edges:,} edges, {goal}"
-
-
-def draw_curve(result: Result, title: str, folder: Path) -> None:
-    """Draw ``curve.png``: loss and scores by epoch, mean and standard deviation over trials.
-
-    Epochs that were not evaluated have no point; few ones that were are marked.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axes, names in ((left, ("loss",)), (right, ("train", "val", "test"))):
-        for name in names:
-            trials = [[epoch for epoch in trial if getattr(epoch, name) is not None] for trial in result.history]
-            if not trials[0]:
-                continue
-            epochs = [epoch.epoch for epoch in trials[0]]
-            values = [[getattr(epoch, name) for epoch in trial] for trial in trials]
-            mean, std = np.mean(values, axis=0), np.std(values, axis=0)
-            (line,) = axes.plot(epochs, mean, label=name, marker="." if len(epochs) < _MARKED else "")
-            if len(values) > 1:
-                axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-    left.set_ylabel(f"training loss ({result.loss})")
-    left.set_ylim(bottom=0)
-    right.set_ylabel(result.measure)
-    right.set_ylim(0, 1.02)
-    if len(set(result.epochs)) == 1:
-        right.axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
-    right.legend(loc="lower right")
-    spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
-    figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
-    figure.savefig(folder / "curve.png", dpi=150)
-    plt.close(figure)

@@ -34,9 +34,11 @@ _FREE = {
     "name",
     "out",
     "rank",
+    "report",
     "resume",
     "root",
     "secret_file",
+    "tensorboard",
 }
 
 

@@ -24,6 +24,7 @@ from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.session import Session, join_ip_config
 from distgnn.train.source import Source
+from distgnn.train.timeline import Timeline
 from distgnn.train.trial import Epoch, Trial
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
     from distgnn.train.tasks import Task as TrainTask
+    from distgnn.train.timeline import Segments
 
 BEST_VALIDATION = "test {measure} at each trial's epoch of best validation {measure} (the first, on ties)"
 BEST_MEAN_TEST = (
@@ -56,6 +58,7 @@ class Result:
         history: Every epoch of each trial.
         peak_memory_mb: Largest resident memory of each rank's process, in MiB.
         folder: Where the run's files are.
+        timeline: With ``report``, what each rank did in the last epoch; see :class:`~distgnn.train.timeline.Timeline`.
     """
 
     rule: str
@@ -66,6 +69,7 @@ class Result:
     history: list[list[Epoch]]
     peak_memory_mb: list[float]
     folder: Path
+    timeline: Sequence[Segments] = ()
 
     @property
     def mean(self) -> float:
@@ -108,7 +112,7 @@ def train(config: TrainConfig, *, console: Console) -> Result:
     config = _with_mode(config, loaded)
     trials = list(_trials(config, loaded))
     with use(config.backend) as backend, ExitStack() as at_the_end:
-        session = Session(backend)
+        session = Session(backend, Timeline(on=config.report))
         progress = TellingProgress(console)
         folder = at_the_end.enter_context(RunFolder(config, written=session.is_main, continued=is_continued(config)))
         with console.status("opening the graph"):
@@ -119,7 +123,7 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         with progress, checkpoints:
             history = _run(config, source, trials, folder, progress, checkpoints)
         memory = session.gather(torch.tensor([_peak_memory_mb()])).tolist()
-    result = _result(config, source.task, history, memory, folder.path)
+    result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
     if session.is_main:
         folder.finish(result, source.dataset, console)
     return result
@@ -231,7 +235,12 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
 
 
 def _result(
-    config: TrainConfig, task: TrainTask, history: list[list[Epoch]], peak_memory_mb: list[float], folder: Path
+    config: TrainConfig,
+    task: TrainTask,
+    history: list[list[Epoch]],
+    peak_memory_mb: list[float],
+    folder: Path,
+    timeline: Sequence[Segments],
 ) -> Result:
     evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
     tests = np.array([[epoch.test for epoch in trial] for trial in evaluated])
@@ -250,6 +259,7 @@ def _result(
         history=history,
         peak_memory_mb=peak_memory_mb,
         folder=folder,
+        timeline=timeline,
     )
 
 

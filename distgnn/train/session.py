@@ -17,9 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from distgnn.errors import ConfigError
 from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
 from distgnn.ranks import rank_and_world_size
+from distgnn.train.timeline import Timeline, timed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
     from torch.distributed import GradBucket  # type: ignore[attr-defined]  # it is there
@@ -36,9 +38,11 @@ class Session:
 
     Args:
         backend: Its ranks are those of the job; a backend that knows of no ranks is a job of one.
+        timeline: Notes what the rank does, where it is on; None notes nothing.
 
     Attributes:
-        backend: The backend.
+        backend: The backend; with a timeline that is on, one that does the same and notes it.
+        timeline: The timeline.
         rank: This process's rank.
         world_size: How many ranks there are.
 
@@ -46,8 +50,9 @@ class Session:
         ConfigError: A launcher started several processes, and the backend does not join them.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, timeline: Timeline | None = None) -> None:
+        self.timeline = timeline or Timeline(on=False)
+        self.backend = timed(backend, self.timeline)
         self.rank, self.world_size = rank_and_world_size(backend)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started != self.world_size:
@@ -78,7 +83,7 @@ class Session:
         if sync_batch_norm:
             convert_sync_batch_norm(model)
         wrapped = DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
-        wrapped.register_comm_hook(None, lambda _state, bucket: _sum_gradients(bucket))
+        wrapped.register_comm_hook(None, lambda _state, bucket: self._sum_gradients(bucket))
         return wrapped
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -86,7 +91,8 @@ class Session:
         if self.world_size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(total)
+        with self._call():
+            dist.all_reduce(total)
         return [float(number) for number in total]
 
     def max(self, number: float) -> float:
@@ -94,7 +100,8 @@ class Session:
         if self.world_size == 1:
             return number
         largest = torch.tensor(number, dtype=torch.float64)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        with self._call():
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
         return float(largest)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -103,11 +110,13 @@ class Session:
             return rows
         counts = torch.zeros(self.world_size, dtype=torch.int64)
         counts[self.rank] = len(rows)
-        dist.all_reduce(counts)
+        with self._call():
+            dist.all_reduce(counts)
         padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
         padded[: len(rows)] = rows
         everywhere = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(everywhere, padded)
+        with self._call():
+            dist.all_gather(everywhere, padded)
         return torch.cat([part[:count] for part, count in zip(everywhere, counts.tolist(), strict=True)])
 
     def texts(self, text: str) -> list[str]:
@@ -119,15 +128,30 @@ class Session:
     def from_main(self, rows: Tensor) -> Tensor:
         """Return what rank 0 gives; the others give a tensor like it, which is overwritten. Collective."""
         if self.world_size > 1:
-            dist.broadcast(rows, 0)
+            with self._call():
+                dist.broadcast(rows, 0)
         return rows
 
+    def spent(self) -> dict[str, list[float]] | None:
+        """Return what each rank spent its seconds on since :meth:`begin_epoch`, by kind; None without a timeline."""
+        return self.timeline.close(self.gather, self.rank) if self.timeline.is_on else None
 
-def _sum_gradients(bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return summed
+    def begin_epoch(self) -> None:
+        """Let ranks count seconds from the same moment, where they do; collective."""
+        if self.timeline.is_on:
+            self.sum([0.0])
+            self.timeline.begin()
+
+    def _call(self) -> AbstractContextManager[None]:
+        return self.timeline.span("exchange", collective=True)
+
+    def _sum_gradients(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        if bucket.is_last():
+            self.timeline.turn_to("exchange")  # what is left of backward is to wait for the sums
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+        return summed
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
+from distgnn.protocols import SupportsTraffic
 from distgnn.train.models import make_model
 from distgnn.train.steps import outputs
 
@@ -47,6 +48,9 @@ class Epoch:
             many of them ``never`` written, and the ``mean`` and ``oldest`` age of the others, in steps.
         rows_per_second: Node rows that training went through, a second.
         seconds: Length of the epoch, evaluation included.
+        bytes_a_step: What the ranks sent each other for a step of training, as the backend counts it; None where it
+            does not.
+        spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
     """
 
     trial: int
@@ -58,6 +62,8 @@ class Epoch:
     staleness: dict[str, float] | None
     rows_per_second: float
     seconds: float
+    bytes_a_step: float | None = None
+    spent: dict[str, list[float]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -90,7 +96,7 @@ class Trial:
         self._config, self._session = config, source.session
         self._at_the_end = ExitStack()
         self._task = source.task
-        self.model = make_model(config, source.dataset)
+        self.model = make_model(config, source.dataset, source.session.backend)
         self._at_the_end.callback(self.model.close)
         self._steps: Steps = source.steps(seed, split, self._at_the_end)
         graphs, nodes = source.dataset.task == "graph", source.dataset.task == "node"
@@ -117,12 +123,14 @@ class Trial:
             done: How many epochs were trained before what was loaded.
         """
         for epoch in range(done + 1, self._config.epochs + 1):
+            self._session.begin_epoch()
             begin = time.perf_counter()
-            loss, train, rows = self._train_epoch(epoch)
+            loss, train, rows, sent = self._train_epoch(epoch)
             trained = time.perf_counter()
             staleness = self._staleness() if self._config.mode == "history" else None
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
-            held_out = self._evaluate() if is_evaluated else {}
+            with self._session.timeline.span("evaluation"):
+                held_out = self._evaluate() if is_evaluated else {}
             self._schedule.step()
             end = time.perf_counter()
             yield Epoch(
@@ -135,22 +143,27 @@ class Trial:
                 staleness,
                 rows / (trained - begin),
                 end - begin,
+                sent,
+                self._session.spent(),
             )
 
     def close(self) -> None:
         """Close the trial's stores."""
         self._at_the_end.close()
 
-    def _train_epoch(self, epoch: int) -> tuple[float, float, float]:
+    def _train_epoch(self, epoch: int) -> tuple[float, float, float, float | None]:
         self.model.train()
         measure = self._task.measure()
         losses = targets = rows = 0.0
-        for step in self._steps.train(epoch, self.model):
+        timeline, steps = self._session.timeline, 0
+        sent = self._bytes_sent()
+        for step in timeline.through("batches", self._steps.train(epoch, self.model)):
             self._dense.zero_grad()
             scores = step.targets.scores(self._task, outputs(self._wrapped, step.data))
             # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
             loss = self._task.loss(scores, step.targets.labels) / step.targets.count
-            loss.backward()  # type: ignore[no-untyped-call]
+            with timeline.span("compute"):
+                loss.backward()  # type: ignore[no-untyped-call]
             self._dense.step()
             if self._sparse is not None:
                 self._sparse.step()
@@ -158,8 +171,14 @@ class Trial:
             targets += step.targets.labels.numel()
             rows += step.rows
             measure.add(scores, step.targets.labels)
-        losses, targets, rows = self._session.sum([losses, targets, rows])
-        return losses / targets, measure.over_ranks(self._session), rows
+            steps += 1
+        losses, targets, rows, total = self._session.sum([losses, targets, rows, self._bytes_sent() - sent])
+        counted = isinstance(self._session.backend, SupportsTraffic)
+        return losses / targets, measure.over_ranks(self._session), rows, total / steps if counted else None
+
+    def _bytes_sent(self) -> int:
+        backend = self._session.backend
+        return backend.bytes_sent if isinstance(backend, SupportsTraffic) else 0
 
     def _staleness(self) -> dict[str, float]:
         ages = self.model.ages.take()

@@ -6,6 +6,7 @@ Every rank trains the reference by itself, on its own in-memory backend.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ import torch
 import distgnn
 from distgnn.data import load_dataset
 from distgnn.graph import partition_graph
+from distgnn.optim import SGD
 from distgnn.train.config import TrainConfig
 from distgnn.train.session import Session
 from distgnn.train.source import Source
+from distgnn.train.timeline import Timeline
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
@@ -67,6 +70,25 @@ def generated(config: TrainConfig) -> LoadedDataset:
         dataset.graph.edge_attr = torch.randn(dataset.num_edges, 2, generator=draw)
         dataset = replace(dataset, num_features=5, edge_dim=2)
     return replace(dataset, task="link") if config.task == "link" else dataset
+
+
+def test_the_timeline_tells_who_waits_for_whom(spread: str) -> None:
+    with distgnn.use(spread) as opened:
+        session = Session(opened, Timeline(on=True))
+        table = session.backend.open_embedding(distgnn.EmbeddingSpec("table", 8, 4))
+        session.begin_epoch()
+        for _ in range(3):
+            if session.rank == RANKS - 1:
+                time.sleep(0.2)
+            table.apply_gradients(torch.arange(8), torch.ones(8, 4), SGD())
+        spent = session.spent()
+        table.close()
+    assert spent is not None
+    *others, last = spent["wait"]
+    assert len(others) == RANKS - 1
+    assert all(seconds > 0.5 for seconds in others), spent
+    assert last < 0.2, spent
+    assert spent["compute"][-1] > 0.5
 
 
 def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_training_on_mutag_equals_a_plain_pyg_loop() -> None:
     ours = [epoch.loss for epoch in Trial(config, source, 0, split=split).train()]
 
     torch.manual_seed(0)
-    initial = make_model(config, dataset).state_dict()
+    initial = make_model(config, dataset, distgnn.get_backend()).state_dict()
     body = GIN(dataset.num_features, 8, 2, norm="batch_norm", jk="last", out_channels=2)
     body.lin = torch.nn.Identity()
     heads = torch.nn.ModuleList(torch.nn.Linear(width, 2) for width in (dataset.num_features, 8, 8))

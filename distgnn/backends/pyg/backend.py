@@ -48,6 +48,10 @@ class PygBackend(OpenStores):
     def world_size(self) -> int:
         return self._ranks.size if self._ranks is not None else 1
 
+    @property
+    def bytes_sent(self) -> int:
+        return sum(ranks.bytes_sent for ranks in (self._ranks, self._background) if ranks is not None)
+
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._agreed(spec, PygEmbeddingStore)
         return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))

@@ -1,0 +1,145 @@
+"""What a run looks like: its curves, and where the time of its ranks went."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+
+from distgnn.train.timeline import KINDS
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # the backend is chosen before
+from matplotlib.ticker import EngFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from distgnn.train.run import Result
+    from distgnn.train.trial import Epoch
+
+COLORS = dict(  # Okabe and Ito's, which colorblind people tell apart
+    zip(KINDS, ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#bbbbbb"), strict=True)
+)
+_MARKED = 30  # a curve of fewer points shows them
+
+
+def draw_curve(result: Result, title: str, path: Path) -> None:
+    """Draw loss, scores and speed by epoch, mean and standard deviation over trials, into a PNG file.
+
+    Epochs that were not evaluated have no point; few ones that were are marked.
+    """
+    figure = curves(result)
+    spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
+    figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def curves(result: Result) -> Figure:
+    """Draw loss, scores and speed by epoch; the bytes of a step too, where they were counted and are some."""
+    sends = any(epoch.bytes_a_step for trial in result.history for epoch in trial)
+    figure, axes = plt.subplots(1, 4 if sends else 3, figsize=(16 if sends else 13, 3.8), layout="constrained")
+    _plot(axes[0], result.history, ("loss",))
+    axes[0].set(ylabel=f"training loss ({result.loss})", ylim=(0, None))
+    _plot(axes[1], result.history, ("train", "val", "test"))
+    axes[1].set(ylabel=result.measure, ylim=(0, 1.02))
+    if len(set(result.epochs)) == 1:
+        axes[1].axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
+    axes[1].legend()
+    _plot(axes[2], result.history, ("rows_per_second",))
+    axes[2].set(ylabel="rows a second in training", ylim=(0, None))
+    if sends:
+        _plot(axes[3], result.history, ("bytes_a_step",))
+        axes[3].set(ylabel="bytes sent a step", ylim=(0, None))
+    for one in axes[2:]:
+        one.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def time_by_rank(spent: dict[str, NDArray[np.float64]]) -> Figure:
+    """Draw a bar for each rank, of what its time went to.
+
+    Args:
+        spent: Seconds ``[W]`` of each rank, by kind.
+    """
+    kinds = [kind for kind in KINDS if spent[kind].any()]
+    ranks = len(spent["compute"])
+    figure, axes = plt.subplots(figsize=(13, 1.4 + 0.45 * ranks), layout="constrained")
+    left = np.zeros(ranks)
+    for kind in kinds:
+        axes.barh(range(ranks), spent[kind], left=left, color=COLORS[kind], label=kind, height=0.7)
+        left += spent[kind]
+    _by_rank(axes, ranks)
+    axes.set(xlabel="seconds", xlim=(0, left.max()))
+    axes.legend(ncols=len(kinds), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return figure
+
+
+def waiting_by_epoch(epochs: Sequence[Epoch]) -> Figure:
+    """Draw which share of each epoch every rank waited for others."""
+    figure, axes = plt.subplots(figsize=(13, 3), layout="constrained")
+    spent = [{kind: np.array(seconds) for kind, seconds in (epoch.spent or {}).items()} for epoch in epochs]
+    shares = np.array([one["wait"] / sum(one.values()) for one in spent])
+    for rank, share in enumerate(shares.T):
+        marker = "." if len(shares) < _MARKED else ""
+        axes.plot([epoch.epoch for epoch in epochs], 100 * share, label=f"rank {rank}", marker=marker)
+    axes.set(xlabel="epoch", ylabel="waiting, % of the time", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return figure
+
+
+def timeline(by_rank: Sequence[NDArray[np.float64]]) -> Figure:
+    """Draw what each rank did, from left to right; see :class:`~distgnn.train.timeline.Timeline`."""
+    figure, axes = plt.subplots(figsize=(13, 1.4 + 0.6 * len(by_rank)), layout="constrained")
+    for number, kind in enumerate(KINDS):
+        label: str | None = kind
+        for rank, segments in enumerate(by_rank):
+            own = segments[segments[:, 0] == number]
+            if len(own):
+                spans = np.column_stack([own[:, 1], own[:, 2] - own[:, 1]])
+                axes.broken_barh(spans.tolist(), (rank - 0.4, 0.8), color=COLORS[kind], label=label, rasterized=True)
+                label = None
+    _by_rank(axes, len(by_rank))
+    axes.set(xlabel="seconds since the epoch began", xlim=(0, max(segments[-1, 2] for segments in by_rank)))
+    axes.legend(ncols=len(KINDS), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element, and let it go."""
+    with BytesIO() as file:
+        figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
+        plt.close(figure)
+        text = file.getvalue().decode()
+    return text[text.index("<svg") :]
+
+
+def _by_rank(axes: Axes, ranks: int) -> None:
+    axes.set(yticks=range(ranks), yticklabels=[f"rank {rank}" for rank in range(ranks)], ylim=(ranks - 0.4, -0.6))
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _plot(axes: Axes, history: Sequence[Sequence[Epoch]], names: Sequence[str]) -> None:
+    for name in names:
+        trials = [[epoch for epoch in trial if getattr(epoch, name) is not None] for trial in history]
+        if not trials[0]:
+            continue
+        epochs = [epoch.epoch for epoch in trials[0]]
+        values = [[getattr(epoch, name) for epoch in trial] for trial in trials]
+        mean, std = np.mean(values, axis=0), np.std(values, axis=0)
+        (line,) = axes.plot(epochs, mean, label=name, marker="." if len(epochs) < _MARKED else "")
+        if len(values) > 1:
+            axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
