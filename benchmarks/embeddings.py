@@ -144,7 +144,7 @@ def show(medians: dict[str, Cases]) -> None:
 
 def draw(medians: dict[str, Cases], path: Path) -> None:
     """Draw rows a second, a group of bars a case, one plot for one machine and one for two."""
-    figure, plots = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
+    figure, plots = plt.subplots(2, 1, figsize=(9, 7.5), layout="constrained")
     for axes, machines in zip(plots, ("one machine", "two hosts"), strict=True):
         names = [name for name in medians if ("hosts" in name) == (machines == "two hosts")]
         for number, name in enumerate(names):

@@ -219,7 +219,7 @@ RUN = {"weak": weak, "strong": strong}
 
 def draw(results: Numbers, path: Path) -> None:
     """Draw the memory of a rank, and the speed of two."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
     for name, color in (("train", "tab:orange"), ("inference", "tab:blue")):
         points = results.get("weak", [])
         axes[0].plot(
