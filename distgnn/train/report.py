@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from distgnn.errors import ConfigError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from distgnn.train.config import TrainConfig
     from distgnn.train.run import Result
     from distgnn.train.trial import Epoch
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen before
 
 _MARKED = 30  # a curve of fewer points shows them
 
@@ -148,7 +145,8 @@ def draw_curve(result: Result, title: str, folder: Path) -> None:
 
     Epochs that were not evaluated have no point; few ones that were are marked.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for axes, names in ((left, ("loss",)), (right, ("train", "val", "test"))):
         for name in names:
             trials = [[epoch for epoch in trial if getattr(epoch, name) is not None] for trial in result.history]
@@ -172,4 +170,3 @@ def draw_curve(result: Result, title: str, folder: Path) -> None:
     spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
     figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
     figure.savefig(folder / "curve.png", dpi=150)
-    plt.close(figure)
