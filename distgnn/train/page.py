@@ -40,11 +40,12 @@ def make_page(result: Result, title: str, facts: Mapping[str, str], config: Trai
     options = {name: value for name, value in config.as_dict().items() if value is not None}
     machine = {
         "distgnn": __version__,
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads a rank",
+        "torch": str(torch.__version__),
         "torch_geometric": torch_geometric.__version__,
         "Python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "ranks": str(len(result.peak_memory_mb)),
+        "threads a rank": str(torch.get_num_threads()),
     }
     spent = {kind: np.sum([(epoch.spent or {})[kind] for epoch in timed], axis=0) for kind in KINDS} if timed else {}
     drawn = bool(spent) and bool(result.timeline)

@@ -12,7 +12,7 @@ from distgnn.train.timeline import KINDS
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend is chosen before
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,4 +142,5 @@ def _plot(axes: Axes, history: Sequence[Sequence[Epoch]], names: Sequence[str]) 
         if len(values) > 1:
             axes.fill_between(epochs, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
