@@ -5,21 +5,17 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from distgnn.train.timeline import KINDS
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen before
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from distgnn.train.run import Result
@@ -40,13 +36,13 @@ def draw_curve(result: Result, title: str, path: Path) -> None:
     spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
     figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def curves(result: Result) -> Figure:
     """Draw loss, scores and speed by epoch; the bytes of a step too, where they were counted and are some."""
     sends = any(epoch.bytes_a_step for trial in result.history for epoch in trial)
-    figure, axes = plt.subplots(1, 4 if sends else 3, figsize=(16 if sends else 13, 3.8), layout="constrained")
+    figure = Figure(figsize=(16 if sends else 13, 3.8), layout="constrained")
+    axes = figure.subplots(1, 4 if sends else 3)
     _plot(axes[0], result.history, ("loss",))
     axes[0].set(ylabel=f"training loss ({result.loss})", ylim=(0, None))
     _plot(axes[1], result.history, ("train", "val", "test"))
@@ -72,7 +68,8 @@ def time_by_rank(spent: dict[str, NDArray[np.float64]]) -> Figure:
     """
     kinds = [kind for kind in KINDS if spent[kind].any()]
     ranks = len(spent["compute"])
-    figure, axes = plt.subplots(figsize=(13, 1.4 + 0.45 * ranks), layout="constrained")
+    figure = Figure(figsize=(13, 1.4 + 0.45 * ranks), layout="constrained")
+    axes = figure.subplots()
     left = np.zeros(ranks)
     for kind in kinds:
         axes.barh(range(ranks), spent[kind], left=left, color=COLORS[kind], label=kind, height=0.7)
@@ -85,7 +82,8 @@ def time_by_rank(spent: dict[str, NDArray[np.float64]]) -> Figure:
 
 def waiting_by_epoch(epochs: Sequence[Epoch]) -> Figure:
     """Draw which share of each epoch every rank waited for others."""
-    figure, axes = plt.subplots(figsize=(13, 3), layout="constrained")
+    figure = Figure(figsize=(13, 3), layout="constrained")
+    axes = figure.subplots()
     spent = [{kind: np.array(seconds) for kind, seconds in (epoch.spent or {}).items()} for epoch in epochs]
     shares = np.array([one["wait"] / sum(one.values()) for one in spent])
     for rank, share in enumerate(shares.T):
@@ -99,7 +97,8 @@ def waiting_by_epoch(epochs: Sequence[Epoch]) -> Figure:
 
 def timeline(by_rank: Sequence[NDArray[np.float64]]) -> Figure:
     """Draw what each rank did, from left to right; see :class:`~distgnn.train.timeline.Timeline`."""
-    figure, axes = plt.subplots(figsize=(13, 1.4 + 0.6 * len(by_rank)), layout="constrained")
+    figure = Figure(figsize=(13, 1.4 + 0.6 * len(by_rank)), layout="constrained")
+    axes = figure.subplots()
     for number, kind in enumerate(KINDS):
         label: str | None = kind
         for rank, segments in enumerate(by_rank):
@@ -115,10 +114,9 @@ def timeline(by_rank: Sequence[NDArray[np.float64]]) -> Figure:
 
 
 def as_svg(figure: Figure) -> str:
-    """Return a figure as an SVG element, and let it go."""
+    """Return a figure as an SVG element."""
     with BytesIO() as file:
         figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
-        plt.close(figure)
         text = file.getvalue().decode()
     return text[text.index("<svg") :]
 
