@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
-import zipfile
 import zlib
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
@@ -25,7 +23,6 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".edges", ".edgelist")
 ARRAY_SUFFIXES = (".npz", ".npy", ".pt")
 
 _BROKEN_TEXT = (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError)
-_BROKEN_ARRAY = (zipfile.BadZipFile, EOFError, zlib.error, UnpicklingError, ValueError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -211,13 +208,18 @@ def _read_array(path: Path, key: str) -> Tensor:
             else:
                 loaded = np.load(file, allow_pickle=False)
                 found = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except _BROKEN_ARRAY as error:
+    except Exception as error:  # readers of other people raise whatever they stumble over in a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataFormatError(f"{path} cannot be read ({reason}); save plain arrays or tensors in it") from error
     if isinstance(found, dict):
         found = _entry(path, found, key)
     array = torch.from_numpy(found) if isinstance(found, np.ndarray) and found.dtype.kind in "iuf" else found
-    if not isinstance(array, Tensor) or array.is_complex() or array.dtype == torch.bool:
+    if (
+        not isinstance(array, Tensor)
+        or array.layout != torch.strided
+        or array.is_complex()
+        or array.dtype == torch.bool
+    ):
         kind = getattr(found, "dtype", type(found).__name__)
         raise DataFormatError(f"{path} holds {kind}, not numbers; save an array of integers or floats")
     if array.numel() == 0:

@@ -93,10 +93,11 @@ def open_partition(folder: str | Path, part: int) -> Partition:
     checked = [("graph", name, structure[name], length) for name, length in lengths.items()]
     checked += [(kind, name, rows, length) for kind, (all_, length) in features.items() for name, rows in all_.items()]
     for kind, name, tensor, length in checked:
-        if tensor.size(0) != length:
+        rows = len(tensor) if tensor.dim() else 0
+        if rows != length:
             raise DataFormatError(
-                f"{folder / f'part-{part}' / kind}.safetensors: {name} has {tensor.size(0)} rows, not {length}; "
-                "partition the graph anew"
+                f"{folder / f'part-{part}' / kind}.safetensors: {name} has {rows} rows, not {length}; partition "
+                "the graph anew"
             )
     return Partition(
         folder=folder,
@@ -135,7 +136,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DatasetNotFoundError(
             f"{folder} is no partition: {path} cannot be read; write one with distgnn partition"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFormatError(f"{path} is no JSON ({error}); partition the graph anew") from error
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise DataFormatError(f"{path} is not that of a {FORMAT!r} of version {VERSION}, which this distgnn reads")

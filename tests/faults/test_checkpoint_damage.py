@@ -263,7 +263,7 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
             yield from places(content[key], (*path, key))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_manifest_with_anything_in_any_place_gives_only_our_errors(saved: Path, data: st.DataObject) -> None:
     path = saved / MANIFEST
@@ -288,7 +288,7 @@ def test_a_manifest_with_anything_in_any_place_gives_only_our_errors(saved: Path
         path.write_text(original)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=100) | JSON.map(lambda found: json.dumps(found).encode()))
 def test_any_bytes_as_a_manifest_give_only_our_errors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(content)
