@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PLUGINS = plugins/distgnn-fbgemm plugins/distgnn-mmap plugins/template
 
-.PHONY: help demo test lint docs wheel bench clean
+.PHONY: help demo test faults lint docs wheel bench clean
 
 help:  ## Show this help.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,10 @@ lint: $(VENV)/dev  ## Check style, types and the import rules.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(VENV)/dev  ## Kill, stop, cut off, fill up and damage everything, and read 10,000 bad files of each kind.
+	$(BIN)/python -m pytest tests/faults tests/backends/test_two_hosts.py -m "slow_faults or not slow_faults" -o timeout=3600 --hypothesis-profile=faults
+	$(BIN)/python benchmarks/soak.py
 
 docs: $(VENV)/dev  ## Build the documentation as a site, in site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -330,6 +330,9 @@ def report(
         "undisturbed job survived": steady_survived,
     }
     (arguments.out / "soak.json").write_text(json.dumps(content, indent=1) + "\n")
+    bad = ("rows lost", "checkpoints lost", "hangs", "failures without a kill")
+    if not steady_survived or any(one.left or any(one.found[name] for name in bad) for one in torn):
+        raise SystemExit("something was lost, hung or left: see above")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ def load_custom_graph(
     num_nodes = int(edge_index.max()) + 1 if num_nodes is None else num_nodes
     data = Data(edge_index=edge_index, num_nodes=num_nodes)
     if undirected:
+        if num_nodes > isqrt(torch.iinfo(torch.int64).max):
+            raise DataFormatError(
+                f"{edges} has the id {num_nodes - 1}, which is too large for an undirected graph: PyG sorts edges by "
+                "numbers below the square of the number of nodes; number nodes from 0 to N-1"
+            )
         data.edge_index = to_undirected(edge_index, num_nodes=num_nodes)
     if features is not None:
         data.x = _read_features(Path(features), num_nodes)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distgnn import UpdateRule
-    from tests.backends.failing_rank import SpreadBackend
+    from tests.faults.failing_rank import SpreadBackend
 
 RULES: tuple[UpdateRule, ...] = (
     SGD(lr=0.5, weight_decay=0.01),

@@ -14,7 +14,7 @@ from distgnn.backends.memory import MemoryBackend
 from distgnn.optim import Adam
 
 if TYPE_CHECKING:
-    from tests.backends.failing_rank import SpreadBackend
+    from tests.faults.failing_rank import SpreadBackend
 
 
 def opened(name: str, timeout: float) -> SpreadBackend:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tests.backends.conftest import Job, StartJob
+    from tests.jobs import Job, StartJob
 
 
 def losses(job: Job) -> list[float]:

@@ -11,7 +11,7 @@ from distgnn import GraphSpec, TensorSpec
 from distgnn.nn import DistributedGINE
 
 if TYPE_CHECKING:
-    from tests.backends.failing_rank import SpreadBackend
+    from tests.faults.failing_rank import SpreadBackend
 
 
 @pytest.mark.parametrize("num_nodes", [2, 50])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn import Backend, GraphStore, TensorStore
-    from tests.backends.failing_rank import SpreadBackend
+    from tests.faults.failing_rank import SpreadBackend
 
 NUM_NODES, NUM_EDGES = 80, 600
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

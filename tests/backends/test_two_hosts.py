@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.backends.conftest import Job, StartJob
+    from tests.jobs import Job, StartJob
 
 SCRIPT = "host_rank.py"
 SCRIPT_OF_TRAINING = "training_rank.py"
@@ -68,10 +68,15 @@ def test_two_hosts_hold_what_one_process_holds(hosts: Hosts, spread: str) -> Non
     assert job.codes(timeout=40) == [0, 0], job.last_error(0) + job.last_error(1)
 
 
-def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts, spread: str) -> None:
+@pytest.mark.parametrize("cut", ["down", pytest.param("silent", marks=pytest.mark.slow_faults)])
+def test_a_cut_cable_is_a_lost_peer_on_both_sides(hosts: Hosts, spread: str, cut: str) -> None:
     job = hosts.start(SCRIPT, spread, "lookups")
     job.wait_for("working")
-    ip("-n", hosts.names[1], "link", "set", CABLE, "down")
+    if cut == "down":
+        ip("-n", hosts.names[1], "link", "set", CABLE, "down")
+    else:  # what one side sends goes to nobody, and it is not told so
+        nobody = ["10.77.0.1", "lladdr", "02:00:00:00:00:99", "dev", CABLE, "nud", "permanent"]
+        ip("-n", hosts.names[1], "neigh", "replace", *nobody)
     assert job.codes(timeout=20) == [1, 1]
     for rank, other in ((0, 1), (1, 0)):
         # The host whose interface is down may be told so at once.

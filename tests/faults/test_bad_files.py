@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 draws = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-NUMBERS = ["0", "1", "2", "-1", "1.5", "1e3", "1e30", "nan", "inf", "99999999999999999999", "4294967296", "0x1", "١"]
-WORDS = [
-    *NUMBERS,
-    *["10.0.0.1", "10.0.0.2", "256.0.0.1", "::1", "29500", "source", '"', "'", "#", "%", "\x00", "é", "\ufeff"],
-    "",
-]
+NUMBERS = ["0", "1", "2", "-1", "1.5", "1e3", "1e30", "nan", "inf", "9" * 20, "4294967296", "0x1", chr(0x661)]
+ADDRESSES = ["10.0.0.1", "10.0.0.2", "256.0.0.1", "::1", "29500"]
+WORDS = [*NUMBERS, *ADDRESSES, "source", '"', "'", "#", "%", "\0", "\u00e9", "\ufeff", ""]
 SEPARATORS = [" ", "\n", "\n", ",", "\t", ";", "\r\n", "\r", "\x0b", "\u2028"]
 TEXTS = st.lists(st.tuples(st.sampled_from(WORDS) | st.text(max_size=3), st.sampled_from(SEPARATORS)), max_size=16).map(
     lambda pairs: "".join(word + separator for word, separator in pairs)

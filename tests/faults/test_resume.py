@@ -30,7 +30,13 @@ OPTIONS = (
 )
 BACKENDS = [
     "pyg",
-    pytest.param("dgl", marks=pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here")),
+    pytest.param(
+        "dgl",
+        marks=[
+            pytest.mark.slow_faults,
+            pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here"),
+        ],
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ at once that its other end is gone. Only processes of this user that know the jo
 
 from __future__ import annotations
 
+import errno
 import hmac
 import mmap
 import os
@@ -21,6 +22,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from distgnn.errors import StoreError
@@ -250,6 +252,9 @@ def _readable(connection: socket.socket, timeout: float) -> bool:
 
 def _allocated(num_bytes: int) -> int:
     """Return the descriptor of new memory, which is there: no later access finds that there is none."""
+    available = psutil.virtual_memory().available
+    if num_bytes > available:  # the kernel would try, and end processes on the way
+        raise OSError(errno.ENOMEM, f"{available:,} bytes are available")
     descriptor = os.memfd_create("distgnn")
     try:
         os.posix_fallocate(descriptor, 0, num_bytes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distgnn.testing import run_on_ranks
 
 if TYPE_CHECKING:
-    from tests.backends.conftest import StartJob
+    from tests.jobs import StartJob
 
 OWN_MEMORY = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.backends.conftest import StartJob
+    from tests.jobs import StartJob
 
 
 @pytest.mark.parametrize("hosts", ["aaa", "abbc", "aba"])

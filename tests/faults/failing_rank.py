@@ -7,13 +7,17 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 import distgnn
-from distgnn import EmbeddingSpec, NameConflictError, PeerLostError
+from distgnn import EmbeddingSpec, NameConflictError, PeerLostError, TensorSpec
 from distgnn.optim import SGD
+from distgnn.train.checkpoint import Checkpoint
+from distgnn.train.checkpoint.folder import prune_checkpoints
+from distgnn.train.session import Session
 
 
 class SpreadBackend(distgnn.Backend, distgnn.SupportsRanks, Protocol):
@@ -49,6 +53,49 @@ def updates(backend: SpreadBackend) -> None:
         store.apply_gradients(torch.randint(0, 1000, (500,)), torch.zeros(500, 16), SGD(lr=0.1))
         if done == 20:
             say("working")
+
+
+def writes(backend: SpreadBackend) -> None:
+    store = backend.open_tensor(TensorSpec("layer", (1000, 16)))
+    for done in range(10**9):
+        store.write(torch.randint(0, 1000, (500,)), torch.ones(500, 16), accumulate=True)
+        if done == 20:
+            say("working")
+
+
+def openings(backend: SpreadBackend) -> None:
+    for done in range(10**9):
+        backend.open_embedding(EmbeddingSpec(f"words-{done}", 1000, 16)).lookup(torch.arange(3))
+        if done == 3:
+            say("working")
+
+
+def saves(backend: SpreadBackend) -> None:
+    """Save to the folder ``SAVES`` again and again."""
+    store = backend.open_embedding(EmbeddingSpec("words", 20_000, 16))
+    checkpoint = Checkpoint(Session(backend), {"layer": torch.nn.Linear(2, 2)}, {"words": store})
+    for done in range(10**9):
+        checkpoint.save(Path(os.environ["SAVES"], f"step-{done}"))
+        if backend.rank == 0:
+            prune_checkpoints(os.environ["SAVES"], 2)
+        if done == 2:
+            say("working")
+
+
+def jumps(backend: SpreadBackend) -> None:
+    """Work on while this process's clock jumps by days, to and fro."""
+    store = backend.open_embedding(EmbeddingSpec("words", 50, 4, std=0.0))
+    wall = time.time
+    for done in range(200):
+        days = 2 if done % 2 else -2
+        time.time = lambda days=days: wall() + 86_400 * days  # type: ignore[misc]
+        store.apply_gradients(torch.arange(50), torch.ones(50, 4), SGD(lr=1.0))
+    assert (store.lookup(torch.arange(50)) == -200.0 * backend.world_size).all()
+    say("ended")
+
+
+def huge(backend: SpreadBackend) -> None:
+    backend.open_embedding(EmbeddingSpec("words", 1 << 40, 64))
 
 
 def disagreements(backend: SpreadBackend) -> None:

@@ -6,14 +6,17 @@ import json
 import signal
 import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 if TYPE_CHECKING:
-    from tests.backends.conftest import Job, StartJob
+    from tests.jobs import Job, StartJob
 
+pytestmark = pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here")
 SCRIPT = ("failing_rank.py", "dgl")
 GO_ON = "; the job cannot go on: start it again from its last checkpoint"
 
@@ -72,6 +75,7 @@ def test_a_stopped_rank_or_server_is_named_after_the_timeout(start_job: StartJob
     assert not stopped.is_running()
 
 
+@pytest.mark.slow_faults
 def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "updates", "10", world_size=2)
     job.wait_for("working")
@@ -85,6 +89,7 @@ def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) 
     assert_nothing_left(server, name)
 
 
+@pytest.mark.slow_faults
 def test_a_late_rank_and_its_peers_read_that_it_was_late(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late_update", "1", world_size=2)
     text = "rank 1 is silent for 1 s, noticed by rank {rank} in apply_gradients of embedding store 'words'"
@@ -106,6 +111,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
         )
 
 
+@pytest.mark.slow_faults
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "bad_update", "10", world_size=2)
     job.assert_lost((0,), within=40, text="rank 1 is gone, noticed by rank {rank} in apply_gradients of embedding")
@@ -113,6 +119,7 @@ def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(
     assert job.last_error(1).startswith("EmbeddingSizeError: embedding store 'words': id 1000 is beyond its 1000 rows")
 
 
+@pytest.mark.slow_faults
 def test_a_rank_that_does_not_find_the_others_says_whom_it_misses(start_job: StartJob) -> None:
     incomplete = start_job(*SCRIPT, "start", "6", world_size=3, present=[0, 1])
     assert incomplete.codes(timeout=30) == [1, 1]
@@ -122,8 +129,9 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses(start_job: Sta
         )
 
 
+@pytest.mark.slow_faults
 def test_a_rank_that_ends_before_it_has_connected_keeps_nobody_waiting_for_ever(start_job: StartJob) -> None:
-    job = start_job("dgl/leaving_rank.py", world_size=2)
+    job = start_job("leaving_rank.py", world_size=2)
     assert job.codes(timeout=40) == [1, 9]
     assert job.last_error(0).startswith("PeerLostError: rank 0 of 2 cannot connect to the DGL servers 127.0.0.1:")
 

@@ -11,12 +11,12 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is there
 
 if TYPE_CHECKING:
-    from tests.backends.conftest import StartJob
+    from tests.jobs import StartJob
 
 SCRIPT = ("failing_rank.py", "pyg")
 
 
-@pytest.mark.parametrize("share_memory", [True, False])
+@pytest.mark.parametrize("share_memory", [True, pytest.param(False, marks=pytest.mark.slow_faults)])
 def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job: StartJob, share_memory: bool) -> None:
     options = json.dumps({"share_memory": share_memory})
     lookups = start_job(*SCRIPT, "lookups", "10", world_size=3, OPTIONS=options)
@@ -40,6 +40,7 @@ def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meetin
         job.assert_lost((0, 1) if stopped else (1,), within=15, text=text)
 
 
+@pytest.mark.slow_faults
 def test_a_late_rank_accuses_no_other(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late", "1", world_size=2)
     text = "no rank is gone, but a connection broke or a rank was silent for too long, noticed by rank {rank} in lookup"
@@ -61,6 +62,7 @@ def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(
         )
 
 
+@pytest.mark.slow_faults
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "bad_ids", "10", world_size=3)
     job.assert_lost((0, 2), within=20, text="rank 1 is gone, noticed by rank {rank} in lookup of embedding store")
@@ -89,6 +91,7 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses_and_where_it_l
         assert misled.last_error(rank).startswith(f"PeerLostError: rank {rank} of 2 found no job at 127.0.0.1:{port}")
 
 
+@pytest.mark.slow_faults
 def test_a_restarted_job_does_not_take_the_ranks_of_its_last_attempt_for_its_own(start_job: StartJob) -> None:
     kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # by torchrun, over all attempts
     settings = {"MASTER_PORT": str(kept.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
