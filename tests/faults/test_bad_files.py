@@ -59,7 +59,7 @@ def test_any_text_as_edges(tmp_path: Path, suffix: str, content: bytes) -> None:
 
 def arrays() -> list[bytes]:
     """Give whole files of arrays: of edges, and of things that are none."""
-    kinds = [
+    kinds: list[Any] = [
         np.arange(6).reshape(3, 2),
         np.zeros((2, 0)),
         np.float32(3),
