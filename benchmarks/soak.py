@@ -131,7 +131,7 @@ class Job:
 
     def leftovers(self) -> list[str]:
         """Name what the job has left: servers, names in shared memory, a port that is still listened on."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT  # a server that was just started ends when it has imported what it needs
         while (left := self.servers()) and time.monotonic() < deadline:
             time.sleep(0.05)
         names = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in self._names)]  # noqa: S108

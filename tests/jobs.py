@@ -85,7 +85,7 @@ class Job:
 
     def wait_for(self, word: str, *, timeout: float = 30) -> None:
         """Wait until every rank has printed ``word``."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * slowness()
         for rank, process in self._processes.items():
             while word not in self.output(rank):
                 assert process.poll() is None, f"rank {rank} ended:\n{self.errors(rank)}"
@@ -99,7 +99,8 @@ class Job:
         return list(psutil.Process(self._processes[rank].pid).children())
 
     def codes(self, *ranks: int, timeout: float) -> list[int]:
-        """Wait for ranks, all unless named, and return their exit codes."""
+        """Wait for ranks, all unless named, and return their exit codes; times are those of an idle machine."""
+        timeout *= slowness()
         deadline = time.monotonic() + timeout
         try:
             return [self._processes[rank].wait(deadline - time.monotonic()) for rank in ranks or self._processes]
@@ -123,9 +124,14 @@ class Job:
         assert_nothing_left(self._mark)
 
 
+def slowness() -> float:
+    """Tell how many times as long as on an idle machine processes take here to start and end."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def assert_nothing_left(mark: str) -> None:
     """Make sure that soon no process of a job runs, whoever started it; sockets and nameless memory go with them."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * slowness()
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in left:

@@ -15,9 +15,6 @@ import torch
 import distgnn
 from distgnn import EmbeddingSpec, NameConflictError, PeerLostError, TensorSpec
 from distgnn.optim import SGD
-from distgnn.train.checkpoint import Checkpoint
-from distgnn.train.checkpoint.folder import prune_checkpoints
-from distgnn.train.session import Session
 
 
 class SpreadBackend(distgnn.Backend, distgnn.SupportsRanks, Protocol):
@@ -72,6 +69,9 @@ def openings(backend: SpreadBackend) -> None:
 
 def saves(backend: SpreadBackend) -> None:
     """Save to the folder ``SAVES`` again and again."""
+    from distgnn.train.checkpoint import Checkpoint, prune_checkpoints  # the other ranks start without PyG
+    from distgnn.train.session import Session
+
     store = backend.open_embedding(EmbeddingSpec("words", 20_000, 16))
     checkpoint = Checkpoint(Session(backend), {"layer": torch.nn.Linear(2, 2)}, {"words": store})
     for done in range(10**9):

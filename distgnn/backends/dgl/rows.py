@@ -115,6 +115,14 @@ class Keeper(Protocol):
         """What is kept, by key."""
         ...
 
+    def check_room(self, key: str, num_bytes: int) -> None:
+        """Refuse what memory for all ranks of this host cannot hold, before it is made.
+
+        Raises:
+            SpecError: There is not so much.
+        """
+        ...
+
     def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:
         """Move this part's rows there, and return them where they are now.
 
@@ -145,14 +153,17 @@ class ServerRows:
     def rows(self) -> Mapping[str, Tensor]:
         return cast("Mapping[str, Tensor]", self._store.data_store)
 
+    def check_room(self, key: str, num_bytes: int) -> None:
+        if num_bytes > (free := shutil.disk_usage(SHARED_MEMORY).free):
+            raise SpecError(
+                f"{key.rpartition('~')[2]!r} needs {num_bytes:,} bytes of shared memory on a host, and {free:,} are free "
+                f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
+            )
+
     def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:
         # There is no shared memory of no bytes.
         needed = rows.numel() * rows.element_size() if shared else 0
-        if needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
-            raise SpecError(
-                f"{key.rpartition('~')[2]!r} needs {needed:,} bytes of shared memory on a host, and {free:,} are free "
-                f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
-            )
+        self.check_room(key, needed)
         self._store.add_part_policy(ranges.policy)
         self._store.init_data(key, ranges.policy.policy_str, rows if needed else None)
         return cast("Tensor", self._store.data_store.setdefault(key, rows))
@@ -177,6 +188,9 @@ class LocalRows:
     @property
     def rows(self) -> Mapping[str, Tensor]:
         return cast("Mapping[str, Tensor]", self._store.data_store)
+
+    def check_room(self, key: str, num_bytes: int) -> None:
+        """Nothing: this memory is the process's own."""
 
     def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:  # noqa: ARG002  # alone
         self._store.init_data(key, tuple(rows.shape), rows.dtype, ranges.policy, lambda _shape, _dtype: rows, False)

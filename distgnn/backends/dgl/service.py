@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -230,12 +231,14 @@ class Service:
         """Nothing: that all ranks came is all."""
 
     def _open_rows(self, _calls: Sequence[Call], key: str, spec: EmbeddingSpec | TensorSpec, kind: str) -> None:
+        num_rows, *row = (spec.num_embeddings, spec.embedding_dim) if isinstance(spec, EmbeddingSpec) else spec.shape
+        ranges = self._new_ranges(kind, num_rows)
+        self._keeper.check_room(key, (ranges.stop - ranges.start) * prod(row) * spec.dtype.itemsize)
+        self._ranges[key] = ranges
         if isinstance(spec, EmbeddingSpec):
-            self._ranges[key] = self._new_ranges(kind, spec.num_embeddings)
-            self._shards[key] = DGLEmbeddingShard(spec, self._keeper, key, self._ranges[key])
+            self._shards[key] = DGLEmbeddingShard(spec, self._keeper, key, ranges)
         else:
-            self._ranges[key] = self._new_ranges(kind, spec.shape[0])
-            self._shards[key] = DGLTensorShard(spec, self._keeper, key, self._ranges[key])
+            self._shards[key] = DGLTensorShard(spec, self._keeper, key, ranges)
 
     def _open_graph(self, calls: Sequence[Call], key: str, spec: GraphSpec, kind: str) -> None:
         self._ranges[key] = self._new_ranges(kind, spec.num_nodes)
