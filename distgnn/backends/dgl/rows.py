@@ -156,8 +156,8 @@ class ServerRows:
     def check_room(self, key: str, num_bytes: int) -> None:
         if num_bytes > (free := shutil.disk_usage(SHARED_MEMORY).free):
             raise SpecError(
-                f"{key.rpartition('~')[2]!r} needs {num_bytes:,} bytes of shared memory on a host, and {free:,} are free "
-                f"in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
+                f"{key.rpartition('~')[2]!r} needs {num_bytes:,} bytes of shared memory on a host, and {free:,} are "
+                f"free in its {SHARED_MEMORY}: give it more (docker run --shm-size=..., or mount -o remount,size=...)"
             )
 
     def keep(self, key: str, ranges: Ranges, rows: Tensor, *, shared: bool = True) -> Tensor:
