@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -95,6 +96,8 @@ def jumps(backend: SpreadBackend) -> None:
 
 
 def huge(backend: SpreadBackend) -> None:
+    # Should nothing stop it before, this does: the kernel would end processes of others for the sake of the memory.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 28, 1 << 28))
     backend.open_embedding(EmbeddingSpec("words", 1 << 40, 64))
 
 
