@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         files = {str(name): int(size) for name, size in manifest["files"].items()}
         ends = [book.bounds[-1] for book in books.values()]
         lengths = {len(book.bounds) for book in books.values()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataFormatError(
             f"{path} lacks or spoils bounds or files ({error!r}); partition the graph anew"
         ) from error

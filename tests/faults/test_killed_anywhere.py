@@ -63,7 +63,7 @@ def test_a_table_larger_than_the_memory_is_an_error_on_every_rank_and_harms_nobo
     for rank in (0, 1):
         assert "bytes of shared memory" in job.last_error(rank), job.errors(rank)
         assert "are available" in job.last_error(rank) or "are free" in job.last_error(rank)
-        assert "'words'" in job.last_error(rank)
+        assert "'words" in job.last_error(rank)
 
 
 class Garbler:
