@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, files, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 import torch
 
+from distgnn._version import __version__
 from distgnn.data.datasets import KNOWN_DATASETS
-from distgnn.data.raw_files import DATA_VARIABLE
+from distgnn.data.raw_files import CACHE_VARIABLE, DATA_VARIABLE, cache_folder
 from distgnn.registry import list_backends
 from distgnn.train.session import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TRIAL_SECONDS = 60
+    from distgnn.registry import BackendInfo
+
+_TRIAL_SECONDS = 120
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where DGL's servers have rows
 _SMALL = 1 << 30
 _TRIAL = """
@@ -60,16 +65,67 @@ def examine() -> Iterator[Finding]:
     yield _port()
     yield _network()
     yield _data()
+    yield _cache()
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    memory = psutil.virtual_memory()
+    machine = f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} processors"
+    yield Finding(
+        "machine", "ok", f"{machine}, {memory.available / 1e9:,.1f} of {memory.total / 1e9:,.1f} GB memory free"
+    )
+    yield Finding("distgnn", "ok", f"{__version__} on Python {platform.python_version()}")
     devices = torch.cuda.device_count()
     where = f"{devices} CUDA device{'s' if devices > 1 else ''}" if devices else "CPU"
     yield Finding("torch", "ok", f"{torch.__version__}, {where}, {torch.get_num_threads()} threads")
-    yield Finding("torch-geometric", "ok", version("torch-geometric"))
+    yield _required()
+    yield from _dgl()
     yield _optional("pymetis", "metis", "to partition by METIS")
     yield _optional("pytest", "testing", "to test a backend of your own")
+
+
+def _required() -> Finding:
+    """Compare what is installed with what distgnn's metadata ask for."""
+    try:
+        asked = [line.split(">=") for line in requires("distgnn") or () if ";" not in line and ">=" in line]
+    except PackageNotFoundError:
+        return Finding("packages", "note", "distgnn is not installed, but run from its source", "pip install -e .")
+    found, old = [], []
+    for name, least in asked:
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            have = "none"
+        found.append(f"{name} {have}")
+        if have == "none" or _numbers(have) < _numbers(least):
+            old.append(f'"{name}>={least}"')
+    if old:
+        return Finding("packages", "problem", ", ".join(found), f"pip install -U {' '.join(old)}")
+    return Finding("packages", "ok", ", ".join(found))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", text.partition("+")[0])[:3]]
+
+
+def _dgl() -> Iterator[Finding]:
+    """Compare torch with those that DGL's GraphBolt was built for, which its files tell."""
+    try:
+        names = [file.name for file in files("dgl") or ()]
+        found = f"{version('dgl')} beside torch {torch.__version__}"
+    except PackageNotFoundError:
+        return  # the backend says so
+    built_for = re.findall(r"libgraphbolt_pytorch_([\d.]+)\.so", " ".join(names))
+    if torch.__version__.partition("+")[0] in built_for:
+        yield Finding("dgl", "ok", f"{found}, GraphBolt too")
+        return
+    known = ", ".join(sorted(built_for, key=_numbers)) or "none of them"
+    yield Finding(
+        "dgl",
+        "note",
+        f"{found}: its GraphBolt was built for torch {known}, and is left out, which distgnn never needs",
+        f"only to use GraphBolt yourself: pip install torch=={max(built_for, key=_numbers)}" if built_for else "",
+    )
 
 
 def _optional(name: str, extra: str, why: str) -> Finding:
@@ -80,30 +136,30 @@ def _optional(name: str, extra: str, why: str) -> Finding:
 
 
 def _backends() -> Iterator[Finding]:
-    """Open every backend in a process of its own, alone, and look a row up."""
+    """Open every backend that is available, each in a process of its own, several at once."""
+    with ThreadPoolExecutor(psutil.cpu_count()) as pool:
+        yield from pool.map(_try, list_backends())
+
+
+def _try(backend: BackendInfo) -> Finding:
+    """Open a backend alone, and look a row up."""
+    subject = f"backend {backend.name}"
+    if not backend.available:
+        needed = backend.reason.rpartition(": ")[2] if "pip install" in backend.reason else "see what its package needs"
+        return Finding(subject, "note", backend.reason, needed)
     alone = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
-    for backend in list_backends():
-        subject = f"backend {backend.name}"
-        if not backend.available:
-            needed = backend.reason.rpartition(": ")[2] if "pip install" in backend.reason else ""
-            yield Finding(subject, "note", backend.reason, needed)
-            continue
-        try:
-            command = [sys.executable, "-c", _TRIAL, backend.name]
-            done = subprocess.run(  # noqa: S603
-                command, env=alone, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            fix = "see what it waits for: open it in Python by distgnn.use(...)"
-            yield Finding(subject, "problem", f"did not open in {_TRIAL_SECONDS} s", fix)
-            continue
-        if done.returncode:
-            error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            yield Finding(
-                subject, "problem", f"{backend.source}: {error}", "mend what the error names, or reinstall it"
-            )
-        else:
-            yield Finding(subject, "ok", f"{backend.about or backend.source}: opened, and a row was looked up")
+    command = [sys.executable, "-c", _TRIAL, backend.name]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, env=alone, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        fix = "see what it waits for: open it in Python by distgnn.use(...)"
+        return Finding(subject, "problem", f"did not open in {_TRIAL_SECONDS} s", fix)
+    if done.returncode:
+        error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Finding(subject, "problem", f"{backend.source}: {error}", "mend what the error names, or reinstall it")
+    return Finding(subject, "ok", f"{backend.about or backend.source}: opened, and a row was looked up")
 
 
 def _shared_memory() -> Finding:
@@ -159,3 +215,14 @@ def _data() -> Finding:
         return Finding("data sets", "problem", f"{DATA_VARIABLE}={home} is no folder", "make it, or unset the variable")
     there = [name for name in KNOWN_DATASETS if Path(home, name, "raw").is_dir()]
     return Finding("data sets", "ok", f"in {home}: {', '.join(there) or 'none'}")
+
+
+def _cache() -> Finding:
+    """What is processed or downloaded goes there; it is made when it is needed, in the nearest folder that is there."""
+    folder = cache_folder()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding(
+            "cache", "problem", f"{folder} cannot be written", f"export {CACHE_VARIABLE}=... to one that can"
+        )
+    return Finding("cache", "ok", f"{folder}, {shutil.disk_usage(there).free / 1e9:,.1f} GB free")

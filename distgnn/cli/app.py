@@ -13,6 +13,7 @@ from distgnn.cli.bench import bench
 from distgnn.cli.doctor import doctor
 from distgnn.cli.inspect import inspect
 from distgnn.cli.partition import partition
+from distgnn.cli.plan import plan
 from distgnn.cli.train import train
 from distgnn.errors import (
     BackendError,
@@ -48,7 +49,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for command in (train, partition, backends, doctor, inspect, bench):
+for command in (train, partition, plan, inspect, backends, doctor, bench):
     about, example = cleandoc(command.__doc__ or "").rsplit("\n\n", 1)  # the example is what a command's help ends with
     app.command(help=about, epilog=example)(command)
 

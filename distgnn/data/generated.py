@@ -9,6 +9,7 @@ import torch
 from torch_geometric.data import Data
 
 from distgnn.data.splits import random_masks
+from distgnn.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,10 +46,10 @@ def generate_graph(
         ``edge_index [2, num_edges]``, ``y [num_nodes]`` and the masks of a 60/20/20 split; ``x`` is ``None``.
 
     Raises:
-        ValueError: An argument is out of its range, or there are not that many edges to be found.
+        ConfigError: An argument is out of its range, or there are not that many edges to be found.
     """
     if num_nodes < 1 or num_edges < 0 or num_classes < 1 or not 0 <= homophily <= 1 or exponent <= 1:
-        raise ValueError(
+        raise ConfigError(
             f"cannot generate a graph with {num_nodes=}, {num_edges=}, {num_classes=}, {homophily=}, {exponent=}; "
             f"needed are num_nodes >= 1, num_edges >= 0, num_classes >= 1, 0 <= homophily <= 1 and exponent > 1"
         )
@@ -67,7 +68,7 @@ def generate_graph(
         if len(edges) == num_edges:
             break
     else:
-        raise ValueError(
+        raise ConfigError(
             f"asked for {num_edges} distinct edges between {num_nodes} nodes and found only {len(edges)} in "
             f"{MAX_ROUNDS} rounds; ask for fewer edges, more nodes or a larger exponent"
         )

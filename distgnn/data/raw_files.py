@@ -122,7 +122,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 
 def _cache_home(name: str, raw: Path | None) -> Path:
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "distgnn")
+    cache = cache_folder()
     if raw is None:
         return cache / f"{name}-downloaded"
     digest = hashlib.sha256(torch_geometric.__version__.encode())
@@ -153,3 +153,8 @@ def _how_to_get(dataset: PublicDataset, error: Exception) -> str:
         f"put {', '.join(dataset.files)} and the files that come with them, from {dataset.source}, into DIR/{name}/raw "
         f"and give DIR as {DATA_VARIABLE} or as root (--root){bundled}"
     )
+
+
+def cache_folder() -> Path:
+    """Return where processed and downloaded data sets go."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "distgnn")

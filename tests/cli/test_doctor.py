@@ -40,17 +40,22 @@ def test_what_is_wrong_is_found_and_nothing_else(tmp_path: Path) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 29500))
         listener.listen()
-        done = run(tmp_path, "doctor", "--json", DISTGNN_DATA="/nowhere", GLOO_SOCKET_IFNAME="none0")
+        done = run(
+            tmp_path, "doctor", "--json", DISTGNN_DATA="/nowhere", DISTGNN_CACHE="/dev/null", GLOO_SOCKET_IFNAME="none0"
+        )
     assert done.returncode == 1
     found = {finding["subject"]: finding for finding in json.loads(done.stdout)}
     assert {subject for subject, one in found.items() if one["status"] == "problem"} == {
         "backend ill",
         "network",
         "data sets",
+        "cache",
     }
     assert "the disk is gone" in found["backend ill"]["found"]
     assert "GLOO_SOCKET_IFNAME=none0 is none of lo 127.0.0.1" in found["network"]["found"]
     assert "/nowhere is no folder" in found["data sets"]["found"]
+    assert "/dev/null cannot be written" in found["cache"]["found"]
+    assert "safetensors" in found["packages"]["found"]
     assert found["port 29500"]["status"] == "note"
     assert "--master-port" in found["port 29500"]["fix"]
     assert found["backend memory"]["status"] == found["backend pyg"]["status"] == "ok"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,21 +19,22 @@ from distgnn.data import generate_graph
 from distgnn.errors import DistGNNError, UnknownDatasetError
 from distgnn.graph import partition_graph
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # an app of several is a group
 LARGE = "CustomLargeGraph --num-nodes 60 --num-edges 200"
 WORKS = {  # what is given, and a part of what is printed
     "backends": ("", "rows in this process"),
+    "bench": (f"{Path(__file__).parents[2]}/docs/results", "asked"),
     "doctor": ("", "rows in this process: opened, and a row was looked up"),
     "inspect": ("cut", "2 parts by hash"),
     "partition": (f"{LARGE} --parts 2 --method hash --out new --overwrite", "2 parts by hash"),
+    "plan": ("--nodes 1e6 --edges 1e7 --no-measure", "memory a machine"),
     "train": (f"--dataset {LARGE} --use-dist-embedding --embedding-dim 4 --epochs 2", "test accuracy"),
 }
 MISTAKES: dict[str, tuple[str, type[DistGNNError], str]] = {  # none where nothing can be given
+    "bench": ("empty", ConfigError, "the folder empty has no results of benchmarks"),
     "inspect": ("empty", DataFormatError, "empty is no checkpoint"),
     "partition": ("MUTTAG --parts 2 --out new", UnknownDatasetError, "did you mean MUTAG?"),
+    "plan": ("--nodes 10", ConfigError, "say how large the graph is by --nodes and --edges"),
     "train": ("--epochs 0", ConfigError, "epochs must be at least 1, not 0"),
 }
 CONTROL = re.compile(r"[^\n\x20-\x7e\u00a0-\uffff]")

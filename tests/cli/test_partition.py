@@ -75,6 +75,7 @@ def test_cora_is_cut_by_metis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["MUTAGG", "--parts", "2"], "did you mean MUTAG?"),
         (["CustomLargeGraph", "--parts", "0", "--method", "hash"], "at least 1 part, not 0"),
         (["CustomLargeGraph", "--parts", "2", "--method", "best"], "metis, hash, range, not 'best'"),
+        (["CustomLargeGraph", "--parts", "2", "--num-nodes", "5"], "200000 distinct edges between 5 nodes"),
         (["CustomLargeGraph", "--parts", "2", "--features", "x.csv"], "features and labels belong to an edge file"),
         (["Cora", "--parts", "2", "--num-nodes", "5"], "num_nodes only go with --dataset CustomLargeGraph"),
     ],
