@@ -50,13 +50,11 @@ def test_memory_and_bytes_of_a_real_run_are_as_planned(job: Job, tmp_path: Path)
 
 
 @pytest.mark.parametrize("ranks", [2, 8])
-def test_the_halo_that_is_expected_is_that_of_a_graph_cut_at_random(ranks: int, tmp_path: Path) -> None:
+def test_the_halo_that_is_expected_is_the_mean_of_parts_cut_at_random(ranks: int, tmp_path: Path) -> None:
     job = Job(20_000, 100_000)
     partition_graph(generate_graph(job.nodes, job.edges), tmp_path / "cut", ranks, method="hash")
-    expected = even_part(job, ranks)
-    for part in parts_of(tmp_path / "cut"):
-        assert part.halo == pytest.approx(expected.halo, rel=0.03)
-        assert part.edges == pytest.approx(expected.edges, rel=0.15)
+    halos = [part.halo for part in parts_of(tmp_path / "cut")]
+    assert sum(halos) / ranks == pytest.approx(even_part(job, ranks).halo, rel=0.01)
 
 
 def test_the_fewest_machines_fit_and_one_less_does_not() -> None:
@@ -73,7 +71,7 @@ def test_halves_of_the_state_and_better_cuts_need_less() -> None:
 
     adam, rowwise = Job(10**9, 10**10), Job(10**9, 10**10, rule="rowwise-adagrad")
     assert needed(adam) - needed(rowwise) == pytest.approx(10**9 / 64 * (2 * 64 - 1) * 4)
-    assert needed(adam, 0.5) < needed(adam) / 3
+    assert needed(adam, 0.5) < needed(adam) / 2
 
 
 def run(words: str, monkeypatch: pytest.MonkeyPatch) -> int:
