@@ -21,6 +21,12 @@ from distgnn.train.config import TrainConfig
         ({"mode": "history", "task": "link"}, "mode='history' is for labels of nodes, not task='link'"),
         ({"mode": "history", "checkpoint_every": 5}, "do not go with mode='history' or staleness: rows that earlier"),
         ({"mode": "full", "staleness": 1, "resume": "runs/x"}, "do not go with mode='history' or staleness"),
+        (
+            {"checkpoint_every": "5 weeks"},
+            "number of epochs, steps or minutes above 0, such as 5, 200steps or 10min, not",
+        ),
+        ({"checkpoint_every": "1.5steps"}, "not '1.5steps'"),
+        ({"checkpoint_every": 0}, "above 0, such as 5, 200steps or 10min, not 0"),
         ({"num_neighbors": "10,10"}, "has 2 numbers, and the model 3 layers: give one number a layer"),
         ({"num_neighbors": "10,x,1"}, "whole numbers joined by commas, such as 10,10, not '10,x,1'"),
         ({"num_neighbors": "10,0,1"}, "at least 1, or -1 for all, in each layer"),
