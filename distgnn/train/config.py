@@ -239,11 +239,6 @@ def _check_staleness(config: TrainConfig) -> None:
         raise ConfigError(f"staleness is a number of steps, at least 0, not {config.staleness}")
     if config.staleness is not None and config.mode not in {"full", "history"}:
         raise ConfigError(f"staleness only goes with mode='full' or mode='history', not {config.mode!r}")
-    if (config.checkpoint_every or config.resume) and (config.mode == "history" or config.staleness):
-        raise ConfigError(
-            "checkpoint_every and resume do not go with mode='history' or staleness: rows that earlier steps left are "
-            "not saved, and a job that goes on without them ends otherwise; leave one of them out"
-        )
     if config.mode == "history" and config.task not in {None, "node"}:
         raise ConfigError(f"mode='history' is for labels of nodes, not task={config.task!r}: use mode='sampled'")
 

@@ -308,6 +308,8 @@ def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], w
         {"mode": "sampled", "batch_size": 64, "num_neighbors": "3,3"},
         {"mode": "sampled", "batch_size": 500, "num_neighbors": "3,3", "task": "link"},
         {"mode": "full", "task": "link"},
+        {"mode": "history", "batch_size": 100},
+        {"mode": "history", "batch_size": 100, "staleness": 5},
         {"dataset": "MUTAG", "num_nodes": None, "num_edges": None, "embedding_dim": None},
     ],
     ids=str,
