@@ -120,6 +120,8 @@ class Checkpoint:
     def load(self, path: str | Path) -> None:
         """Read a checkpoint, written by any number of ranks on any backend.
 
+        A store may have more rows than were saved: these stay as they are, with the initial state of the rules.
+
         What does not fit, and whatever is damaged in what is not a store, is an error before anything has changed. A
         damaged block of a store is one when it is met: the job has part of the rows then, and goes on by loading
         another checkpoint.
