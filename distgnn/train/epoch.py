@@ -74,7 +74,7 @@ class EpochSoFar:
         """Begin an epoch."""
         self.steps, self.seconds = 0, 0.0
         self._measure = self._task.measure()
-        # Of this rank: loss, targets, rows of nodes, bytes; of the rows of histories how many, never written, total age.
+        # Of this rank: loss, targets, rows of nodes, bytes; of rows of histories how many, never written, total age.
         self._sums = torch.zeros(1, 7, dtype=torch.float64)
         self._oldest = 0
 

@@ -139,13 +139,12 @@ class Trial:
             if self._sparse is not None:
                 self._sparse.step()
             now = self._bytes_sent()
-            self._so_far.add(
-                step, float(loss.detach()) * step.targets.count, scores, self.model.ages.take(), now - sent
-            )
+            total_loss = float(loss.detach()) * step.targets.count
+            self._so_far.add(step, total_loss, scores, self.model.ages.take(), now - sent)
             sent = now
-        loss, train, rows, ages, total = self._so_far.over_ranks()
+        mean_loss, train, rows, ages, total = self._so_far.over_ranks()
         counted = isinstance(self._session.backend, SupportsTraffic)
-        return loss, train, rows, ages, total / self._so_far.steps if counted else None
+        return mean_loss, train, rows, ages, total / self._so_far.steps if counted else None
 
     def _bytes_sent(self) -> int:
         backend = self._session.backend
