@@ -147,6 +147,27 @@ class SupportsPrefetch(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsResize(Protocol):
+    """An embedding store that can get more rows."""
+
+    def resize(self, num_embeddings: int) -> None:
+        """Add rows at the end; collective, and not between a prefetch and its end.
+
+        Rows that are there keep their ids, their values and their state. The others are as in a new store of that size,
+        with the initial state of the rules that were used. The name is open with the new size then.
+
+        Args:
+            num_embeddings: How many rows there are afterwards; the same on every rank.
+
+        Raises:
+            EmbeddingSizeError: Fewer than there are.
+            StoreClosedError: The store is closed.
+            PeerLostError: A peer is gone.
+        """
+        ...
+
+
 class RuleState(NamedTuple):
     """What a store keeps for one class of update rules.
 

@@ -6,13 +6,14 @@ Positions here count from the shard's first row; the caller has checked them. A 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from distgnn.choice import choose
-from distgnn.errors import IdRangeError, RowsError, SpecError, StoreClosedError
+from distgnn.errors import EmbeddingSizeError, IdRangeError, RowsError, SpecError, StoreClosedError
 from distgnn.initial import initial_rows
 from distgnn.optim.rows import accumulation_dtype, group_by_id, new_state, put_rows, sum_by_id, take_rows, update_rows
 from distgnn.protocols import RuleState
@@ -327,6 +328,20 @@ def check_state(spec: EmbeddingSpec, rule: str, kept: RuleState, needed: Mapping
             f"embedding store {spec.name!r}: the state that was loaded for {rule} has columns {widths}, and the rule "
             f"needs {asked}; load a checkpoint of the same rule, or start its state anew with reset_rule_states({{}})"
         )
+
+
+def grown(spec: EmbeddingSpec, num_embeddings: int) -> EmbeddingSpec:
+    """Return the spec of a table with more rows.
+
+    Raises:
+        EmbeddingSizeError: With fewer.
+    """
+    if num_embeddings < spec.num_embeddings:
+        raise EmbeddingSizeError(
+            f"embedding store {spec.name!r} has {spec.num_embeddings} rows and cannot become {num_embeddings}: rows "
+            "are added, never taken away; open another store"
+        )
+    return replace(spec, num_embeddings=num_embeddings)
 
 
 def check_range(spec: EmbeddingSpec | TensorSpec, own: range, first: int, last: int) -> None:

@@ -65,6 +65,7 @@ NAMES = ERRORS | {
     "SupportsGraphParts",
     "SupportsPrefetch",
     "SupportsRanks",
+    "SupportsResize",
     "SupportsTraffic",
     "TensorSpec",
     "TensorStore",

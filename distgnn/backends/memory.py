@@ -9,7 +9,7 @@ import torch
 from distgnn.hookspecs import hookimpl
 from distgnn.open_stores import OpenStores, needed_edges, other_edges
 from distgnn.protocols import InEdges
-from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
+from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, grown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,13 @@ class MemoryEmbeddingStore(EmbeddingShard):
     @property
     def embedding_dim(self) -> int:
         return self.spec.embedding_dim
+
+    def resize(self, num_embeddings: int) -> None:
+        self.check_open()
+        larger = EmbeddingShard(grown(self.spec, num_embeddings), self._device)
+        larger.reset_rule_states(self.rule_states())
+        larger.import_rows(0, self.export_rows(0, self.num_embeddings))
+        vars(self).update(vars(larger))
 
     def lookup(self, ids: Tensor) -> Tensor:
         self.check_open()

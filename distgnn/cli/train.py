@@ -132,8 +132,11 @@ def train(  # one local a command line option
     runs: int = typer.Option(
         _DEFAULT.runs, help="Train so often, with seeds seed, seed + 1, ...", rich_help_panel=_TRAINING
     ),
-    checkpoint_every: int = typer.Option(
-        None, help="Write a checkpoint after every so many epochs.  \\[default: none]", rich_help_panel=_OUTPUT
+    checkpoint_every: str = typer.Option(
+        None,
+        help="Write a checkpoint after every so many epochs (5), steps (200steps) or minutes (10min).  "
+        "\\[default: none]",
+        rich_help_panel=_OUTPUT,
     ),
     keep: int = typer.Option(_DEFAULT.keep, help="How many checkpoints stay.", rich_help_panel=_OUTPUT),
     resume: str = typer.Option(

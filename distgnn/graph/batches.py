@@ -59,7 +59,7 @@ class Batches(Sampler[list[int]]):
         self._sampler = sampler
         self._count, self._batch_size = count, batch_size
         self._shuffle = shuffle
-        self._epoch = 0
+        self._epoch = self._first = 0
         backend = backend or get_backend()
         self._rank, self._world_size = rank_and_world_size(backend)
         self._own = self._length = count // batch_size if drop_last else -(-count // batch_size)
@@ -86,9 +86,14 @@ class Batches(Sampler[list[int]]):
                 f"num_workers={num_workers}: a worker process cannot call stores of several ranks; leave it at 0"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass that of epoch ``epoch``, counted from 0; without this call epochs count up."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Make the next pass that of an epoch; without this call epochs count up.
+
+        Args:
+            epoch: Its number, from 0.
+            first: How many of its batches are left out at its beginning, by a job that goes on within it.
+        """
+        self._epoch, self._first = epoch, first
 
     def __len__(self) -> int:
         return self._length
@@ -96,11 +101,11 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         # DataLoader's workers inherit the sampler, so the epoch begins here and not at the first batch. Where there are
         # workers DataLoader asks twice, so an epoch counts only when batches are taken.
-        self._sampler.start_epoch(self._epoch)
-        return self._batches(self._epoch)
+        self._sampler.start_epoch(self._epoch, self._first)
+        return itertools.islice(self._batches(self._epoch), self._first, None)
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
-        self._epoch = epoch + 1
+        self._epoch, self._first = epoch + 1, 0
         order = torch.arange(self._count)
         if self._shuffle:
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(mix(self._sampler.seed, epoch)))

@@ -94,7 +94,10 @@ def neighbor_loader(
         nodes,
         transform=_Attributes(edge_features, in_degrees, transform),
         batch_sampler=batches,
-        **kwargs,
+        **{
+            "generator": torch.Generator().manual_seed(seed),
+            **kwargs,
+        },  # PyTorch would draw a number from the global one
     )
 
 
@@ -170,7 +173,10 @@ def link_neighbor_loader(
         neg_sampling=neg_sampling,
         transform=_Attributes(edge_features, in_degrees, transform),
         batch_sampler=batches,
-        **kwargs,
+        **{
+            "generator": torch.Generator().manual_seed(seed),
+            **kwargs,
+        },  # PyTorch would draw a number from the global one
     )
 
 

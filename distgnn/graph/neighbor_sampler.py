@@ -77,11 +77,11 @@ class NeighborSampler(BaseSampler):
         self._relabel: DirectAddress | SortedKeys = (
             SortedKeys() if disjoint or graph.num_nodes > _DIRECTLY else DirectAddress(graph.num_nodes)
         )
-        self._epoch = self._calls = 0
+        self._epoch = self._first = self._calls = 0
 
-    def start_epoch(self, epoch: int) -> None:
-        """Count batches from 0 again, those of the epoch of that number."""
-        self._epoch, self._calls = epoch, 0
+    def start_epoch(self, epoch: int, first: int = 0) -> None:
+        """Count batches from ``first`` on again, those of the epoch of that number."""
+        self._epoch, self._first, self._calls = epoch, first, 0
 
     def sample_from_nodes(self, inputs: NodeSamplerInput) -> SamplerOutput:
         """Sample the neighborhood of nodes; PyG's loader calls it."""
@@ -149,7 +149,7 @@ class NeighborSampler(BaseSampler):
         worker = get_worker_info()
         number = self._calls if worker is None else self._calls * worker.num_workers + worker.id
         self._calls += 1
-        return number
+        return self._first + number
 
     def _shaped(self, out: SamplerOutput) -> SamplerOutput:
         if self.subgraph_type == SubgraphType.bidirectional:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ class StoredActivation(Module):
         self.staleness = staleness
         self.store: TensorStore | None = None
         self._kept: _Kept | None = None
+        self._is_history = False
 
     def forward(self, values: Tensor, ids: Tensor, num_rows: int) -> Tensor:
         """Write rows ``ids`` of a store of ``num_rows`` rows, and return ``values`` as they are.
@@ -51,14 +54,36 @@ class StoredActivation(Module):
         history, or were brought by an earlier forward.
         """
         trains = self.training and torch.is_grad_enabled() and self.staleness > 0 and not halo.history
-        if trains and self._kept is not None and self._kept.serves(halo, values):
-            return torch.cat([values, self._kept.rows])
-        store = self.open_store(values, halo.num_rows)
-        sums = TensorSpec(f"{self.name}_gradients", store.shape, store.dtype)
-        extended = halo.extend(values, store, partial(resolve(self.backend).open_tensor, sums))
+        if trains and self._kept is not None:
+            if self._kept.halo is None:  # the store is that of a checkpoint
+                rows = self.open_store(values, halo.num_rows).read(halo.remote)
+                self._kept = _Kept(halo, rows, self._kept.times)
+            if self._kept.serves(halo, values):
+                return torch.cat([values, self._kept.rows])
+        shape = (halo.num_rows, *values.shape[1:])
+        open_tensor = resolve(self.backend).open_tensor
+        open_sums = partial(open_tensor, TensorSpec(f"{self.name}_gradients", shape, values.dtype))
+        if self.staleness > 0 and not trains and not halo.history:  # the rows of training stay as they are
+            with closing(open_tensor(TensorSpec(f"{self.name}_exact", shape, values.dtype))) as exact:
+                return halo.extend(values, exact, open_sums)
+        # The stale rows of a checkpoint may be read by other parts, whose borders are others.
+        written = replace(halo, border=None) if trains else halo
+        extended = written.extend(values, self.open_store(values, halo.num_rows), open_sums)
+        self._is_history = halo.history
         if trains:
             self._kept = _Kept(halo, extended[values.size(0) :].detach().clone(), self.staleness)
         return extended
+
+    def kept(self) -> dict[str, int] | None:
+        """Return what a checkpoint must have beside the store, or :obj:`None` where its rows are not read again."""
+        if self._kept is not None:
+            return {"times": self._kept.times}
+        return {} if self._is_history else None
+
+    def go_on(self, kept: dict[str, int] | None) -> None:
+        """Go on with what :meth:`kept` gave, when the store has its rows."""
+        self._is_history = kept == {}
+        self._kept = _Kept(None, torch.empty(0), int(kept["times"])) if kept else None
 
     def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
         """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
@@ -74,30 +99,30 @@ class StoredActivation(Module):
         if self.store is not None:
             self.store.close()
         self.store = self._kept = None
+        self._is_history = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
         return type(self)(name=default_name(self.name), backend=self.backend, staleness=self.staleness)
 
     def __getstate__(self) -> dict[str, Any]:
         backend = self.backend if isinstance(self.backend, str) else None
-        return {**self.__dict__, "backend": backend, "store": None, "_kept": None}
+        return {**self.__dict__, "backend": backend, "store": None, "_kept": None, "_is_history": False}
 
 
 class _Kept:
     """The rows of a halo that an exchange brought, for some forwards more.
 
     Args:
-        halo: Whose.
+        halo: Whose; :obj:`None` where they are in the store yet.
         rows: ``[h, ...]``, without gradient.
         times: How many forwards.
     """
 
-    def __init__(self, halo: Halo, rows: Tensor, times: int) -> None:
-        self.rows = rows
-        self._halo, self._times = halo, times
+    def __init__(self, halo: Halo | None, rows: Tensor, times: int) -> None:
+        self.halo, self.rows, self.times = halo, rows, times
 
     def serves(self, halo: Halo, values: Tensor) -> bool:
         """Tell whether one more forward may use the rows, and count it."""
-        same = halo is self._halo and (values.shape[1:], values.dtype) == (self.rows.shape[1:], self.rows.dtype)
-        self._times -= 1
-        return same and self._times >= 0
+        same = halo is self.halo and (values.shape[1:], values.dtype) == (self.rows.shape[1:], self.rows.dtype)
+        self.times -= 1
+        return same and self.times >= 0

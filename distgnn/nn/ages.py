@@ -89,6 +89,15 @@ class StoredAges(StoredActivation):
         counted, self._counted = self._counted, Ages()
         return counted
 
+    def kept(self) -> dict[str, int] | None:
+        """Return the step, and that in which all rows were written."""
+        return {"step": self._step, "all_written": self._all_written} if self._step > 1 or self._all_written else None
+
+    def go_on(self, kept: dict[str, int] | None) -> None:
+        """Go on from there."""
+        self._step, self._all_written = (int(kept["step"]), int(kept["all_written"])) if kept else (1, 0)
+        self._counted = Ages()
+
     def close(self) -> None:
         """Close the store, if open; all rows then count as never written."""
         super().close()

@@ -17,7 +17,7 @@ from torch.nn import Module
 
 from distgnn.errors import CallOrderError, EmbeddingSizeError, IdsError, StoreError
 from distgnn.optim.rows import sum_by_id
-from distgnn.protocols import SupportsPrefetch, SupportsRanks
+from distgnn.protocols import SupportsPrefetch, SupportsRanks, SupportsResize
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec
 
@@ -101,15 +101,24 @@ class StoredEmbedding(Module):
         self._gradients.clear()
 
     def set_num_embeddings(self, num_embeddings: int) -> None:
-        """Set the number of rows, before the first forward.
+        """Set the number of rows, before the first forward, or later a larger one where the store can grow.
+
+        Rows that are there stay as they are, with their state. Collective, once the store is open.
 
         Raises:
-            StoreError: The store is open with another size.
+            StoreError: The store is open with another size, and cannot grow to this one.
         """
-        if self._store is not None and num_embeddings != self.num_embeddings:
+        if (
+            self._store is not None
+            and num_embeddings > self._store.num_embeddings
+            and isinstance(self._store, SupportsResize)
+        ):
+            self._store.resize(num_embeddings)
+        elif self._store is not None and num_embeddings != self._store.num_embeddings:
             raise StoreError(
-                f"embedding store {self.name!r} is open with {self.num_embeddings} rows and cannot become "
-                f"{num_embeddings}: set it before the first forward, or call reset_parameters() first"
+                f"embedding store {self.name!r} is open with {self._store.num_embeddings} rows and cannot become "
+                f"{num_embeddings}: set it before the first forward, call reset_parameters() first, or load a "
+                "checkpoint of it into a larger one"
             )
         self._spec(num_embeddings)
         self.num_embeddings = num_embeddings

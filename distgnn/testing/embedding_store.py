@@ -22,6 +22,7 @@ from distgnn.protocols import SupportsPrefetch
 from distgnn.testing.checkpoints import EmbeddingCheckpointTests
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
 from distgnn.testing.oracles import DictOfRows
+from distgnn.testing.resizing import EmbeddingResizeTests
 from distgnn.testing.state_machines import EmbeddingMachine, run_in_lock_step
 from distgnn.testing.wrong_ids import WRONG_KINDS, WRONG_RANGES
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from distgnn.testing.embedding_updates import OpenEmbedding
 
 
-class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests):
+class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, EmbeddingResizeTests):
     """Subclass it and override ``backend``; see :mod:`distgnn.testing`."""
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from distgnn.errors import ConfigError
 
@@ -12,6 +13,18 @@ MODES = ("full", "sampled", "history")
 TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
+
+
+class Interval(NamedTuple):
+    """How often something is done.
+
+    Args:
+        number: After how many.
+        unit: ``"epochs"``, ``"steps"`` or ``"min"``.
+    """
+
+    number: float
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,8 @@ class TrainConfig:
         seed: Seed of weights, embeddings, splits and batches.
         runs: Train so many times, with seeds ``seed``, ``seed + 1``, ...
         folds: Cross-validate a graph data set in so many folds, by the GIN paper's protocol; 0 splits once.
-        checkpoint_every: Write a checkpoint after so many epochs, and after the last; None writes none.
+        checkpoint_every: Write a checkpoint after so many epochs (``5`` or ``"5epochs"``), steps (``"200steps"``) or
+            minutes (``"10min"``), and at the end; None writes none.
         keep: How many of the checkpoints stay.
         resume: Go on from a checkpoint, its folder or that of a run; ``"latest"`` goes on with the run of this
             ``name``, from its last checkpoint, or starts it where there is none.
@@ -117,7 +131,7 @@ class TrainConfig:
     seed: int = 0
     runs: int = 1
     folds: int = 0
-    checkpoint_every: int | None = None
+    checkpoint_every: int | str | None = None
     keep: int = 3
     resume: str | None = None
     report: bool = False
@@ -137,7 +151,6 @@ class TrainConfig:
         optional_counts = (
             "batch_size",
             "steps_per_epoch",
-            "checkpoint_every",
             "embedding_dim",
             "edge_embedding_dim",
             "num_nodes",
@@ -151,6 +164,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} must be finite and at least 0, not {value}")
+        _ = self.save_interval
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.folds != 0 and self.folds < 2:
@@ -179,6 +193,21 @@ class TrainConfig:
     def examples_a_batch(self) -> int:
         """``batch_size``, or what is usual in the mode."""
         return self.batch_size or (1024 if self.mode in {"sampled", "history"} else 32)
+
+    @property
+    def save_interval(self) -> Interval | None:
+        """How often a checkpoint is written."""
+        if self.checkpoint_every is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(epochs?|steps?|min)?", str(self.checkpoint_every).strip())
+        count, unit = (float(found[1]), found[2] or "epochs") if found else (0.0, "")
+        unit = unit if unit == "min" else unit.rstrip("s") + "s"
+        if count <= 0 or (unit != "min" and not count.is_integer()):
+            raise ConfigError(
+                "checkpoint_every is a number of epochs, steps or minutes above 0, such as 5, 200steps or 10min, not "
+                f"{self.checkpoint_every!r}"
+            )
+        return Interval(count, unit)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
@@ -211,11 +240,6 @@ def _check_staleness(config: TrainConfig) -> None:
         raise ConfigError(f"staleness is a number of steps, at least 0, not {config.staleness}")
     if config.staleness is not None and config.mode not in {"full", "history"}:
         raise ConfigError(f"staleness only goes with mode='full' or mode='history', not {config.mode!r}")
-    if (config.checkpoint_every or config.resume) and (config.mode == "history" or config.staleness):
-        raise ConfigError(
-            "checkpoint_every and resume do not go with mode='history' or staleness: rows that earlier steps left are "
-            "not saved, and a job that goes on without them ends otherwise; leave one of them out"
-        )
     if config.mode == "history" and config.task not in {None, "node"}:
         raise ConfigError(f"mode='history' is for labels of nodes, not task={config.task!r}: use mode='sampled'")
 

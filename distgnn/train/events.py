@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from distgnn.train.trial import Epoch
+    from distgnn.train.epoch import Epoch
 
 
 def check_tensorboard() -> None:

@@ -50,14 +50,14 @@ class Graphs:
         self._epoch = 0
         self._held_out = tuple(part for part in HELD_OUT if part in split)
 
-    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
         """Yield batches in another order in each epoch."""
         del model
         positions = torch.tensor(self._split["train"])
         for _ in range(self._epoch, epoch):  # several, where a job goes on from a checkpoint
             order = torch.randperm(len(positions), generator=self._order)
         self._epoch = epoch
-        return self._steps(positions[order], self._batch_size)
+        return self._steps(positions[order][first * self._batch_size :], self._batch_size)
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go through the held-out graphs."""

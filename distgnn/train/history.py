@@ -54,10 +54,10 @@ class Histories:
         held_out = {part: (graph.targets[part], self._labels[graph.targets[part]]) for part in HELD_OUT}
         self._evaluation = StoredEvaluation(graph, held_out, session, progress, refresh=True)
 
-    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
         """Go through all nodes; when rows would be too old, those of all nodes are computed anew before."""
-        self._loader.batch_sampler.set_epoch(epoch - 1)
-        shown = self._progress.add_task(f"steps of epoch {epoch}", total=len(self._loader))
+        self._loader.batch_sampler.set_epoch(epoch - 1, first)
+        shown = self._progress.add_task(f"steps of epoch {epoch}", total=len(self._loader), completed=first)
         for batch in self._loader:
             batch.halo = batch_halo(batch, len(self._labels))
             if self._bound is not None and model.ages.exceed(self._bound, batch.halo):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from distgnn.train.epoch import Epoch
     from distgnn.train.run import Result
-    from distgnn.train.trial import Epoch
 
 COLORS = dict(  # Okabe and Ito's, which colorblind people tell apart
     zip(KINDS, ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#bbbbbb"), strict=True)

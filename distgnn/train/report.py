@@ -13,6 +13,7 @@ from rich.table import Table
 
 from distgnn.errors import ConfigError
 from distgnn.train import pictures
+from distgnn.train.checkpoint import latest_checkpoint
 from distgnn.train.events import check_tensorboard, open_events, write_events
 from distgnn.train.page import make_page
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
+    from distgnn.train.epoch import Epoch
     from distgnn.train.run import Result
-    from distgnn.train.trial import Epoch
 
 
 class RunFolder:
@@ -35,7 +36,7 @@ class RunFolder:
     With the options for them, ``report.html`` and TensorBoard's events too.
 
     A context manager: ``metrics.jsonl`` is open within, and every line reaches the file at once. A run that ends before
-    its first epoch leaves no folder.
+    its first epoch, and without a checkpoint, leaves no folder.
 
     Args:
         config: The run's options.
@@ -85,7 +86,7 @@ class RunFolder:
             self._events.close()
         if self._metrics is not None:
             self._metrics.close()
-            if self._is_new:
+            if self._is_new and latest_checkpoint(self.path / "checkpoints") is None:
                 shutil.rmtree(self.path)
 
     def add(self, epoch: Epoch) -> None:

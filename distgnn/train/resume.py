@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError, TrainingStoppedError
 from distgnn.train.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
 from distgnn.train.checkpoint.folder import find_checkpoint
-from distgnn.train.trial import Epoch
+from distgnn.train.epoch import Epoch
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -58,6 +59,8 @@ def is_continued(config: TrainConfig) -> bool:
 class RunCheckpoints:
     """Where a run goes on, and what it saves; a context manager, which makes SIGTERM a request to save and end.
 
+    A checkpoint ``step-N`` is what there was after N steps of training, of all trials.
+
     Args:
         config: The run's options.
         session: The ranks.
@@ -65,7 +68,7 @@ class RunCheckpoints:
         progress: Shows how reading and writing get on.
 
     Attributes:
-        history: The epochs of each trial that were trained before; those of the last trial go on.
+        history: The whole epochs of each trial that were trained before; the last trial goes on.
 
     Raises:
         CheckpointError: The checkpoint that is asked for is not there, damaged, or of other options.
@@ -76,14 +79,15 @@ class RunCheckpoints:
         self._folder = Path(session.texts(str(folder))[0]) / "checkpoints"
         self._stop = False
         self._before: Any = None
-        self._saved = 0
+        self._steps = 0
         self.history: list[list[Epoch]] = []
         self._source = _source(config, self._folder)
         if self._source is not None:
-            self.history = _history(config, self._source)
+            self._steps, self.history = _done(config, self._source)
+        self._saved = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._config.checkpoint_every is not None and threading.current_thread() is threading.main_thread():
+        if self._config.save_interval is not None and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
         return self
 
@@ -94,35 +98,59 @@ class RunCheckpoints:
             signal.signal(signal.SIGTERM, self._before)
 
     def load(self, trial: Trial) -> None:
-        """Bring a trial to where the last of :attr:`history` ended; collective."""
+        """Bring the last trial of :attr:`history` to where it was; collective."""
         assert self._source is not None
         with _Bar(self._progress, f"reading {self._source}") as bar:
-            Checkpoint(self._session, trial.parts, report=bar.advance).load(self._source)
+            Checkpoint(self._session, trial.parts(), report=bar.advance).load(self._source)
 
-    def add(self, trial: Trial, history: list[list[Epoch]]) -> None:
-        """Save a trial when it is time to; called after each epoch, by all ranks.
+    def after_step(self, trial: Trial, history: list[list[Epoch]]) -> None:
+        """Save a trial when it is time to; called by all ranks, after each step but an epoch's last.
 
         Raises:
             CheckpointWriteError: It cannot be written.
             TrainingStoppedError: The process was asked to end, and has saved.
         """
-        every, done = self._config.checkpoint_every, sum(map(len, history))
+        self._steps += 1
+        self._save_if_due(trial, history, ends=None)
+
+    def after_epoch(self, trial: Trial, history: list[list[Epoch]]) -> None:
+        """Do so after each epoch."""
+        self._steps += 1
+        self._save_if_due(trial, history, ends=sum(map(len, history)))
+
+    def _save_if_due(self, trial: Trial, history: list[list[Epoch]], ends: int | None) -> None:
+        """Save when it is time to, which is so for all ranks when it is for one.
+
+        Args:
+            trial: What is trained.
+            history: Its whole epochs, and those of the trials before it.
+            ends: How many these are, where one has just ended.
+        """
+        every = self._config.save_interval
         if every is None:
             return
-        stop = self._session.max(float(self._stop)) > 0
-        path = self._folder / f"step-{done}"
-        if stop or done % every == 0 or len(history[-1]) == self._config.epochs:
+        if every.unit == "min":
+            due = time.monotonic() - self._saved >= 60 * every.number
+        else:
+            done = self._steps if every.unit == "steps" else ends
+            due = done is not None and done % every.number == 0
+        due = due or (ends is not None and len(history[-1]) == self._config.epochs)
+        asked = self._session.max(2.0 if self._stop else float(due))
+        if asked:
+            path = self._folder / f"step-{self._steps}"
             notes = {
                 "config": self._config.as_dict(),
+                "steps": self._steps,
                 "history": [[epoch.as_dict() for epoch in one] for one in history],
             }
             with _Bar(self._progress, f"writing {path}") as bar:
-                Checkpoint(self._session, trial.parts, report=bar.advance).save(path, notes=notes)
+                Checkpoint(self._session, trial.parts(), report=bar.advance).save(path, notes=notes)
             if self._session.is_main:
                 prune_checkpoints(self._folder, self._config.keep)
-        if stop:
+            self._saved = time.monotonic()
+        if asked > 1:
             raise TrainingStoppedError(
-                f"stopped by SIGTERM after epoch {len(history[-1])}, with all that was trained in {path}; go on with "
+                f"stopped by SIGTERM after step {self._steps}, with all that was trained in {path}; go on with "
                 f"--resume {path}"
             )
 
@@ -162,10 +190,11 @@ def _source(config: TrainConfig, own: Path) -> Path | None:
     return found
 
 
-def _history(config: TrainConfig, path: Path) -> list[list[Epoch]]:
+def _done(config: TrainConfig, path: Path) -> tuple[int, list[list[Epoch]]]:
+    """Read how many steps were trained, and which epochs."""
     try:
         notes: Any = read_manifest(path).notes
-        saved = dict(notes["config"])
+        saved, steps = dict(notes["config"]), int(notes["steps"])
         history = [[Epoch(**epoch) for epoch in trial] for trial in notes["history"]]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointFormatError):
@@ -176,4 +205,4 @@ def _history(config: TrainConfig, path: Path) -> list[list[Epoch]]:
     if differ:
         said = ", ".join(f"{name} {saved.get(name)!r}, now {own[name]!r}" for name in differ)
         raise CheckpointFormatError(f"{path} is of a run with other options: {said}; give the same, or start anew")
-    return history
+    return steps, history

@@ -7,6 +7,7 @@ import resource
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean, median, pstdev
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.session import Session, join_ip_config
 from distgnn.train.source import Source
 from distgnn.train.timeline import Timeline
-from distgnn.train.trial import Epoch, Trial
+from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
+    from distgnn.train.epoch import Epoch
     from distgnn.train.tasks import Task as TrainTask
     from distgnn.train.timeline import Segments
 
@@ -156,13 +158,13 @@ def _run(
                 checkpoints.load(trial)
             else:
                 history.append([])
-            for epoch in trial.train(len(history[-1])):
+            for epoch in trial.train(len(history[-1]), partial(checkpoints.after_step, trial, history)):
                 history[-1].append(epoch)
                 folder.add(epoch)
                 test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
-                checkpoints.add(trial, history)
+                checkpoints.after_epoch(trial, history)
         finally:
             trial.close()
     return history

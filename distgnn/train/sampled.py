@@ -62,15 +62,15 @@ class Sampled:
         held_out = {part: self._labelled(part, 0) for part in HELD_OUT}
         self._evaluation = StoredEvaluation(graph, held_out, session, progress)
 
-    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
         """Sample batches; their order, and negative pairs, are others in each epoch."""
         del model
         ids, labels = self._labelled("train", epoch)
         loader = self._loader(ids, labels)
-        loader.batch_sampler.set_epoch(epoch - 1)
+        loader.batch_sampler.set_epoch(epoch - 1, first)
         steps = min(len(loader), self._limit or len(loader))
-        shown = self._progress.add_task(f"steps of epoch {epoch}", total=steps)
-        for number, batch in enumerate(islice(loader, steps)):
+        shown = self._progress.add_task(f"steps of epoch {epoch}", total=steps, completed=first)
+        for number, batch in enumerate(islice(loader, steps - first), first):
             yield Step(batch, self._targets(batch, min(self._batch_size, len(labels) - number * self._batch_size)))
             self._progress.advance(shown)
         self._progress.remove_task(shown)

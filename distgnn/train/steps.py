@@ -67,8 +67,11 @@ class Step:
 class Steps(Protocol):
     """The steps of a trial. All ranks make the same number of them."""
 
-    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
-        """Yield this rank's part of every batch of an epoch, counted from 1; also where it is empty."""
+    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+        """Yield this rank's part of every batch of an epoch but the ``first`` ones; also where it is empty.
+
+        Epochs count from 1. What a step is does not depend on the global random numbers, nor are they drawn from.
+        """
         ...
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -87,10 +90,11 @@ class FullBatch:
     def __init__(self, data: Data, targets: Callable[[str, int], Targets]) -> None:
         self._data, self._targets = data, targets
 
-    def train(self, epoch: int, model: DistributedGIN) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
         """Yield the graph once."""
         del model
-        yield Step(self._data, self._targets("train", epoch))
+        if not first:
+            yield Step(self._data, self._targets("train", epoch))
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Run the model once for all sets."""

@@ -28,6 +28,14 @@ class Measure(Protocol):
         """Return the measure of all ranks' scores, in [0, 1]; collective."""
         ...
 
+    @property
+    def rows(self) -> Tensor:
+        """What was collected, ``[K, 2]``; what ranks have, one behind the other, may be given to one that goes on."""
+        ...
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None: ...
+
 
 class Task(Protocol):
     """What is asked of a model's outputs.
@@ -101,34 +109,41 @@ class Accuracy:
     """Share of the targets whose class has the best score."""
 
     def __init__(self) -> None:
-        self._hits = self._targets = 0
+        self.rows = torch.zeros(1, 2, dtype=torch.float64)  # hits and targets
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Count hits."""
-        self._hits += int((scores.argmax(dim=-1) == labels).sum())
-        self._targets += labels.numel()
+        hits = int((scores.argmax(dim=-1) == labels).sum())
+        self.rows = torch.cat([self.rows, torch.tensor([[hits, labels.numel()]])]).sum(dim=0, keepdim=True)
 
     def over_ranks(self, session: Session) -> float:
         """Return the share."""
-        hits, targets = session.sum([self._hits, self._targets])
-        return hits / targets
+        hits, targets = session.gather(self.rows).sum(dim=0).tolist()
+        return float(hits / targets)
 
 
 class AreaUnderCurve:
     """Area under the receiver operating characteristic: how often an edge scores above a pair that is none."""
 
     def __init__(self) -> None:
-        self._scores: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._pieces = [torch.empty(0, 2)]  # scores and labels
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Keep the scores."""
-        self._scores.append(scores.detach())
-        self._labels.append(labels)
+        self._pieces.append(torch.stack([scores.detach(), labels], dim=1))
 
     def over_ranks(self, session: Session) -> float:
         """Return the area."""
         from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # it takes as long as torch to import, for links alone
 
-        scores, labels = session.gather(torch.stack([torch.cat(self._scores), torch.cat(self._labels)], dim=1)).t()
+        scores, labels = session.gather(self.rows).t()
         return float(roc_auc_score(labels.numpy(), scores.numpy()))
+
+    @property
+    def rows(self) -> Tensor:
+        """Scores and labels."""
+        return torch.cat(self._pieces)
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None:
+        self._pieces = [rows]

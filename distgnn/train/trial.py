@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
 from distgnn.protocols import SupportsTraffic
+from distgnn.train.epoch import Epoch, EpochSoFar
 from distgnn.train.models import make_model
 from distgnn.train.steps import outputs
 
@@ -31,43 +31,6 @@ _SPARSE: dict[str, Callable[..., SparseOptimizer]] = {
     "rowwise-adagrad": SparseRowWiseAdagrad,
     "adam": SparseAdam,
 }
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch measured; a line of ``metrics.jsonl``.
-
-    Args:
-        trial: Number of the trial, from 0.
-        epoch: Number of the epoch, from 1.
-        loss: Mean training loss (nats).
-        train: The task's measure over the training set during the epoch, in [0, 1].
-        val: The same over the validation set after it; None where there is none, or nothing was evaluated.
-        test: The same over the test set; None where nothing was evaluated.
-        staleness: With histories, what was counted of the ages of the rows that batches read: how many ``rows``, how
-            many of them ``never`` written, and the ``mean`` and ``oldest`` age of the others, in steps.
-        rows_per_second: Node rows that training went through, a second.
-        seconds: Length of the epoch, evaluation included.
-        bytes_a_step: What the ranks sent each other for a step of training, as the backend counts it; None where it
-            does not.
-        spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
-    """
-
-    trial: int
-    epoch: int
-    loss: float
-    train: float
-    val: float | None
-    test: float | None
-    staleness: dict[str, float] | None
-    rows_per_second: float
-    seconds: float
-    bytes_a_step: float | None = None
-    spent: dict[str, list[float]] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 class Trial:
@@ -96,6 +59,8 @@ class Trial:
         self._config, self._session = config, source.session
         self._at_the_end = ExitStack()
         self._task = source.task
+        self._so_far = EpochSoFar(source.session, source.task)
+        self._begin = 0.0
         self.model = make_model(config, source.dataset, source.session.backend)
         self._at_the_end.callback(self.model.close)
         self._steps: Steps = source.steps(seed, split, self._at_the_end)
@@ -110,29 +75,31 @@ class Trial:
         if config.use_dist_embedding or config.use_dist_edge_embedding:
             self._sparse = _SPARSE[config.sparse_optimizer](self.model, lr=config.sparse_lr)
 
-    @property
     def parts(self) -> dict[str, Stateful]:
-        """What a checkpoint must have for another process to go on after an epoch."""
+        """Return what a checkpoint must have for another process to go on after a step; collective."""
+        self._so_far.gather(time.perf_counter() - self._begin if self._so_far.steps else 0.0)
         parts: dict[str, Stateful] = {"model": self.model, "dense": self._dense, "schedule": self._schedule}
+        parts["epoch"] = self._so_far
         return parts if self._sparse is None else {**parts, "sparse": self._sparse}
 
-    def train(self, done: int = 0) -> Iterator[Epoch]:
+    def train(self, done: int = 0, between: Callable[[], object] = lambda: None) -> Iterator[Epoch]:
         """Train, and yield what each epoch measured.
 
         Args:
-            done: How many epochs were trained before what was loaded.
+            done: How many epochs were trained before what was loaded, besides the steps of the one that it is in.
+            between: Is called between the steps of an epoch, by all ranks.
         """
         for epoch in range(done + 1, self._config.epochs + 1):
             self._session.begin_epoch()
-            begin = time.perf_counter()
-            loss, train, rows, sent = self._train_epoch(epoch)
+            self._begin = time.perf_counter() - self._so_far.seconds
+            loss, train, rows, ages, sent = self._train_epoch(epoch, between)
             trained = time.perf_counter()
-            staleness = self._staleness() if self._config.mode == "history" else None
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
             with self._session.timeline.span("evaluation"):
                 held_out = self._evaluate() if is_evaluated else {}
             self._schedule.step()
             end = time.perf_counter()
+            self._so_far.begin()
             yield Epoch(
                 self.number,
                 epoch,
@@ -140,9 +107,9 @@ class Trial:
                 train,
                 held_out.get("val"),
                 held_out.get("test"),
-                staleness,
-                rows / (trained - begin),
-                end - begin,
+                ages if self._config.mode == "history" else None,
+                rows / (trained - self._begin),
+                end - self._begin,
                 sent,
                 self._session.spent(),
             )
@@ -151,13 +118,17 @@ class Trial:
         """Close the trial's stores."""
         self._at_the_end.close()
 
-    def _train_epoch(self, epoch: int) -> tuple[float, float, float, float | None]:
+    def _train_epoch(
+        self, epoch: int, between: Callable[[], object]
+    ) -> tuple[float, float, float, dict[str, float], float | None]:
         self.model.train()
-        measure = self._task.measure()
-        losses = targets = rows = 0.0
-        timeline, steps = self._session.timeline, 0
-        sent = self._bytes_sent()
-        for step in timeline.through("batches", self._steps.train(epoch, self.model)):
+        timeline, first, sent = self._session.timeline, self._so_far.steps, self._bytes_sent()
+        batches = timeline.through("batches", self._steps.train(epoch, self.model, first))
+        for number, step in enumerate(batches, first):
+            if number > first:
+                fetched = self._bytes_sent() - sent
+                between()
+                sent = self._bytes_sent() - fetched
             self._dense.zero_grad()
             scores = step.targets.scores(self._task, outputs(self._wrapped, step.data))
             # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
@@ -167,28 +138,17 @@ class Trial:
             self._dense.step()
             if self._sparse is not None:
                 self._sparse.step()
-            losses += float(loss.detach()) * step.targets.count
-            targets += step.targets.labels.numel()
-            rows += step.rows
-            measure.add(scores, step.targets.labels)
-            steps += 1
-        losses, targets, rows, total = self._session.sum([losses, targets, rows, self._bytes_sent() - sent])
+            now = self._bytes_sent()
+            total_loss = float(loss.detach()) * step.targets.count
+            self._so_far.add(step, total_loss, scores, self.model.ages.take(), now - sent)
+            sent = now
+        mean_loss, train, rows, ages, total = self._so_far.over_ranks()
         counted = isinstance(self._session.backend, SupportsTraffic)
-        return losses / targets, measure.over_ranks(self._session), rows, total / steps if counted else None
+        return mean_loss, train, rows, ages, total / self._so_far.steps if counted else None
 
     def _bytes_sent(self) -> int:
         backend = self._session.backend
         return backend.bytes_sent if isinstance(backend, SupportsTraffic) else 0
-
-    def _staleness(self) -> dict[str, float]:
-        ages = self.model.ages.take()
-        rows, never, total = self._session.sum([ages.rows, ages.never, ages.total])
-        return {
-            "rows": int(rows),
-            "never": int(never),
-            "mean": total / max(1, rows - never),
-            "oldest": int(self._session.max(ages.oldest)),
-        }
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ from distgnn.graph import cut_part, load_part, partition_graph
 from distgnn.graph.assignment import assign_nodes
 from distgnn.nn import DistributedGIN, DistributedGINE, StoredActivation
 from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
+from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
@@ -317,6 +318,47 @@ def test_stale_rows_serve_so_many_steps_and_evaluation_never(opened: Backend) ->
         with torch.no_grad():
             assert_close([forward(model.train(), part)], [expected])
     model.close()
+
+
+@pytest.mark.parametrize("way", ["stale", "history"])
+def test_a_job_that_goes_on_reads_the_rows_that_earlier_steps_left(way: str, opened: Backend, tmp_path: Path) -> None:
+    graph, session = random_graph(70, 400), Session(opened)
+    part = cut_part(graph, hashed(graph), RANK, RANKS)
+    part.halo = replace(part.halo, history=way == "history")
+    folder = Path(session.texts(str(tmp_path))[0]) / "saved"
+
+    def start() -> tuple[DistributedGIN, Checkpoint, Callable[[], list[float]]]:
+        model = make_model("GIN alone", graph, opened, halo_staleness=3 if way == "stale" else 0)
+        wrapped, optimizer = session.wrap(model, sync_batch_norm=True), torch.optim.SGD(model.parameters(), lr=0.001)
+
+        def steps() -> list[float]:
+            losses = []
+            for _ in range(5):  # rows come with the first and the fifth, and serve the next step yet
+                loss = loss_of(forward(wrapped.train(), part), part, 1)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                with torch.no_grad():
+                    out = forward(model.eval(), part)
+                losses += [float(loss.detach()), float(out.sum())]
+            return losses
+
+        return model, Checkpoint(session, {"model": model, "optimizer": optimizer}), steps
+
+    model, saving, steps = start()
+    steps()
+    saving.save(folder)
+    expected = steps()
+    model.close()
+    for rows_are_lost in (False, True):
+        model, loading, steps = start()
+        loading.load(folder)
+        for layer in model.activations if rows_are_lost else ():
+            assert isinstance(layer, StoredActivation)
+            layer.close()
+        equal = session.sum([steps() == expected])[0] == RANKS
+        assert equal != (rows_are_lost and way == "stale" and RANKS > 1)
+        model.close()
 
 
 def open_things() -> tuple[int, int]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.data import LoadedDataset
-    from distgnn.train.trial import Epoch
+    from distgnn.train.epoch import Epoch
 
 STEPS = 20
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 
 def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(tmp_path: Path) -> None:
     words = "train --dataset CustomLargeGraph --num-nodes 60 --num-edges 200 --use-dist-embedding --embedding-dim 4"
-    words += " --epochs 100000 --checkpoint-every 1 --name one"
+    words += " --mode sampled --batch-size 2 --num-layers 1 --checkpoint-every 1steps --name one"
     command = [sys.executable, "-m", "distgnn", *words.split()]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
@@ -104,7 +105,9 @@ def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(tmp_path: Path) ->
         process.terminate()
         _, error = process.communicate(timeout=60)
     assert process.returncode == 3, error
-    assert "error: stopped by SIGTERM after epoch" in error
+    assert "error: stopped by SIGTERM after step" in error
+    (step,) = re.findall(r"--resume \S+/step-(\d+)", error)
+    assert (tmp_path / "runs" / "one" / "checkpoints" / f"step-{step}" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(

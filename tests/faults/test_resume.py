@@ -149,7 +149,7 @@ def test_a_job_that_is_asked_to_end_saves_and_goes_on_later_on_another_number_of
         for rank in first.processes():
             rank.terminate()
         assert first.code() == 1
-        assert "TrainingStoppedError" in first.output() or "stopped by SIGTERM after epoch" in first.output()
+        assert "TrainingStoppedError" in first.output() or "stopped by SIGTERM after step" in first.output()
         saved = max(int(path.name[5:]) for path in first.run.glob("checkpoints/step-*"))
         assert f"with all that was trained in runs/mine/checkpoints/step-{saved}; go on with" in first.output()
     with started(tmp_path / "one", "--backend", "memory", "--resume", "latest", ranks=1) as second:

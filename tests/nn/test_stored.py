@@ -15,6 +15,7 @@ from torch.nn import Embedding, Linear, Module, Sequential
 
 import distgnn
 from distgnn import registry
+from distgnn.backends.memory import MemoryBackend
 from distgnn.nn import (
     DistributedGIN,
     DistributedGINConv,
@@ -96,15 +97,21 @@ def test_negative_ids_do_not_size_the_table(ids: list[int]) -> None:
     assert embedding.num_embeddings is None
 
 
-def test_an_open_table_keeps_its_size_until_it_is_reset() -> None:
-    embedding = StoredEmbedding(6, 4, name="table")
-    embedding(ALL)
-    embedding.set_num_embeddings(6)
-    with pytest.raises(distgnn.StoreError, match=r"open with 6 rows and cannot become 7.*reset_parameters\(\)"):
-        embedding.set_num_embeddings(7)
+def test_an_open_table_grows_but_does_not_shrink_until_it_is_reset() -> None:
+    embedding, larger = (
+        StoredEmbedding(6, 4, name="table"),
+        StoredEmbedding(7, 4, name="table", backend=MemoryBackend()),
+    )
+    rows = embedding(ALL)
+    for size in (6, 7):
+        embedding.set_num_embeddings(size)
+        assert torch.equal(embedding(ALL), rows)
+    assert torch.equal(embedding(torch.arange(7)), larger(torch.arange(7)))
+    with pytest.raises(distgnn.StoreError, match=r"open with 7 rows and cannot become 6.*reset_parameters\(\)"):
+        embedding.set_num_embeddings(6)
     embedding.reset_parameters()
-    embedding.set_num_embeddings(7)
-    assert embedding(torch.tensor([6])).shape == (1, 4)
+    embedding.set_num_embeddings(5)
+    assert embedding(torch.arange(5)).shape == (5, 4)
 
 
 def test_sizes_and_names_that_no_table_can_have_are_refused_at_once() -> None:

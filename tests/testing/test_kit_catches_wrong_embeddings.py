@@ -263,7 +263,22 @@ class OnlyKnownRulesAreKept(MemoryEmbeddingStore):
         super().reset_rule_states({rule: state for rule, state in states.items() if "distgnn" in rule})
 
 
+class GrowthForgetsState(MemoryEmbeddingStore):
+    def resize(self, num_embeddings: int) -> None:
+        super().resize(num_embeddings)
+        self.reset_rule_states(self.rule_states())
+
+
+class NewRowsAreZeros(MemoryEmbeddingStore):
+    def resize(self, num_embeddings: int) -> None:
+        before = self.num_embeddings
+        super().resize(num_embeddings)
+        self._rows[before:] = 0
+
+
 CAUGHT_BY = {
+    GrowthForgetsState: "test_a_table_that_has_grown_is_one_that_was_large_from_the_start",
+    NewRowsAreZeros: "test_a_table_that_has_grown_is_one_that_was_large_from_the_start",
     OneRowIsNobodys: "test_the_rows_that_ranks_save_are_all_rows_once",
     ExportsInitialRows: "test_a_table_that_is_put_back_goes_on_as_the_one_it_was_taken_from",
     ExportsNoState: "test_exported_state_is_that_of_a_dict_of_rows",

@@ -94,6 +94,18 @@ def test_a_job_that_is_loaded_goes_on_as_if_it_had_never_ended(tmp_path: Path, n
     assert not [path for path in (tmp_path / "deep").iterdir() if path.name != "step-3"]
 
 
+def test_a_larger_table_keeps_its_own_rows_beyond_those_that_are_loaded(tmp_path: Path) -> None:
+    small, large = (MemoryBackend().open_embedding(EmbeddingSpec("words", rows, 2)) for rows in (50, 80))
+    small.apply_gradients(torch.arange(50), torch.randn(50, 2), Adam(lr=1.0))
+    new = large.export_rows(50, 80)["rows"].clone()
+    Checkpoint(Session(MemoryBackend()), {}, {"words": small}).save(tmp_path / "one")
+    Checkpoint(Session(MemoryBackend()), {}, {"words": large}).load(tmp_path / "one")
+    assert large.rule_states() == small.rule_states()
+    for name, rows in small.export_rows(0, 50).items():
+        assert torch.equal(large.export_rows(0, 50)[name], rows), name
+        assert torch.equal(large.export_rows(50, 80)[name], new if name == "rows" else torch.zeros(30, rows.size(1)))
+
+
 @pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_tables_come_back_bit_for_bit_whatever_the_blocks(

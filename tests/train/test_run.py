@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,19 +308,38 @@ def test_options_that_do_not_fit_the_data_are_refused(options: dict[str, Any], w
         {"mode": "sampled", "batch_size": 64, "num_neighbors": "3,3"},
         {"mode": "sampled", "batch_size": 500, "num_neighbors": "3,3", "task": "link"},
         {"mode": "full", "task": "link"},
+        {"mode": "history", "batch_size": 100},
+        {"mode": "history", "batch_size": 100, "staleness": 5},
         {"dataset": "MUTAG", "num_nodes": None, "num_edges": None, "embedding_dim": None},
     ],
     ids=str,
 )
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(options: dict[str, Any]) -> None:
-    options = {**GENERATED, "use_dist_embedding": True, "embedding_dim": 8, "checkpoint_every": 2, **options}
-    expected, _ = train(**options, epochs=4, name="calm")
-    distgnn.use("memory")
-    train(**options, epochs=2, name="torn")
-    distgnn.use("memory")
-    result, _ = train(**options, epochs=4, name="torn", resume="latest")
-    for found, wanted in zip(result.history[0], expected.history[0], strict=True):
-        assert (found.loss, found.train, found.val, found.test) == (wanted.loss, wanted.train, wanted.val, wanted.test)
+    options = {**GENERATED, "use_dist_embedding": True, "embedding_dim": 8, "epochs": 3, "num_layers": 2, **options}
+    expected, _ = train(**options, name="calm", checkpoint_every="1steps", keep=100)
+    folders = Path("runs/calm/checkpoints").glob("step-*")
+    steps = sorted(int(path.name[5:]) for path in folders)
+    assert steps == list(range(1, steps[-1] + 1)), "some are within an epoch, where it has several steps"
+    for step in {2, steps[-1] // 2, steps[-1] - 1}:
+        distgnn.use("memory")
+        result, _ = train(**options, name=f"torn-{step}", resume=f"runs/calm/checkpoints/step-{step}")
+        for found, wanted in zip(result.history[0], expected.history[0], strict=True):
+            assert replace(found, seconds=wanted.seconds, rows_per_second=wanted.rows_per_second) == wanted
+
+
+def test_checkpoints_come_after_so_many_steps_epochs_or_minutes() -> None:
+    options = {**GENERATED, "use_dist_embedding": True, "embedding_dim": 4, "num_layers": 2, "keep": 100}
+    options |= {"mode": "sampled", "batch_size": 80, "num_neighbors": "2,2", "epochs": 4}
+    for every, expected in {
+        "5steps": [5, 10, 12],
+        "2": [6, 12],
+        "1000min": [12],
+        "0.00001 min": [*range(1, 13)],
+    }.items():
+        distgnn.use("memory")
+        train(**options, name=every, checkpoint_every=every)
+        found = Path("runs", every, "checkpoints").glob("step-*")
+        assert sorted(int(path.name[5:]) for path in found) == expected, every
 
 
 def test_a_run_does_not_overwrite_another() -> None:

@@ -54,7 +54,7 @@ class PygBackend(OpenStores):
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._agreed(spec, PygEmbeddingStore)
-        return store or self._keep(PygEmbeddingStore(spec, self._router(spec.num_embeddings), self._prefetcher))
+        return store or self._keep(PygEmbeddingStore(spec, self._router, self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._agreed(spec, PygTensorStore)

@@ -9,7 +9,7 @@ import torch
 
 from distgnn.optim.rows import accumulation_dtype, sum_by_id, take_rows
 from distgnn.protocols import InEdges
-from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, last_of_each
+from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, grown, last_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,17 +60,25 @@ class PygEmbeddingStore(_RowStore):
 
     Args:
         spec: The table.
-        router: The way to the other ranks.
+        routers: Makes the way to the other ranks for a number of rows.
         prefetcher: Makes what prefetches from the rows that it is given; called once, on all ranks.
     """
 
     _shard: EmbeddingShard
 
-    def __init__(self, spec: EmbeddingSpec, router: Router, prefetcher: Callable[[Router, Tensor], Prefetcher]) -> None:
+    def __init__(
+        self,
+        spec: EmbeddingSpec,
+        routers: Callable[[int], Router],
+        prefetcher: Callable[[Router, Tensor], Prefetcher],
+    ) -> None:
+        self._make_router, self._make_prefetcher = routers, prefetcher
+        self._open(spec)
+
+    def _open(self, spec: EmbeddingSpec) -> None:
         self.spec = spec
-        self._make_prefetcher = prefetcher
         self._prefetcher: Prefetcher | None = None
-        self._router = router
+        self._router = router = self._make_router(spec.num_embeddings)
         self._rows = router.shared_rows(spec.name, spec.dtype, [spec.embedding_dim])
         self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
 
@@ -117,6 +125,16 @@ class PygEmbeddingStore(_RowStore):
             return fetching()
 
         return finish
+
+    def resize(self, num_embeddings: int) -> None:
+        call = f"resize of embedding store {self.spec.name!r}"
+        self._shard.check_open()
+        spec, states, own = grown(self.spec, num_embeddings), self.rule_states(), self.own_rows
+        ids, rows = torch.arange(own.start, own.stop), self.export_rows(own.start, own.stop)
+        self._open(spec)
+        self.reset_rule_states(states)
+        moved = {name: self._router.deal(ids, one, call) for name, one in rows.items()}
+        self.import_rows(self.own_rows.start, moved)
 
     def close(self) -> None:
         super().close()

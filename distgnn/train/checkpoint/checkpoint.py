@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from distgnn.errors import CheckpointError, CheckpointWriteError
+from distgnn.graph.tensor_files import DTYPES
+from distgnn.nn.activations import StoredActivation
 from distgnn.nn.stored import StoredEmbedding
 from distgnn.protocols import SupportsCheckpoint
 from distgnn.train.checkpoint.folder import draft_of, sync_folder
@@ -37,7 +39,7 @@ from distgnn.train.checkpoint.manifest import (
 )
 from distgnn.train.checkpoint.plain_state import encode
 from distgnn.train.checkpoint.random_state import random_state
-from distgnn.train.checkpoint.reader import CheckpointReader
+from distgnn.train.checkpoint.reader import KEPT, CheckpointReader
 from distgnn.train.checkpoint.together import together
 from distgnn.train.checkpoint.writer import Table, write_tables
 
@@ -72,7 +74,8 @@ class Checkpoint:
 
     Args:
         session: The ranks.
-        parts: What to save, by name; the same on every rank. The stored embeddings of modules among them are saved too.
+        parts: What to save, by name; the same on every rank. The stored embeddings of modules among them are saved too,
+            and the layer outputs that later steps read: histories and stale halo rows.
         stores: More stores to save, by name.
         report: Is told the bytes of this rank that are done, piece by piece.
     """
@@ -118,6 +121,8 @@ class Checkpoint:
     def load(self, path: str | Path) -> None:
         """Read a checkpoint, written by any number of ranks on any backend.
 
+        A store may have more rows than were saved: these stay as they are, with the initial state of the rules.
+
         What does not fit, and whatever is damaged in what is not a store, is an error before anything has changed. A
         damaged block of a store is one when it is met: the job has part of the rows then, and goes on by loading
         another checkpoint.
@@ -136,23 +141,14 @@ class Checkpoint:
         for name, store in stores.items():
             store.reset_rule_states(loading.manifest.stores[name].rules)
         self._do(loading.read_stores(stores), about)
-        self._do(loading.load_parts(self._parts), about)
+        self._do(loading.load_parts(self._parts, self._activations()), about)
 
     def _do(self, work: Iterator[int], about: str) -> None:
         together(self._session, work, about, self._report)
 
     def _stores(self, manifest: Manifest | None = None) -> dict[str, SupportsCheckpoint]:
         """Find the stores, those of modules as well, which get their sizes from the manifest where they have none."""
-        found: dict[str, object] = dict(self._more)
-        for part in self._parts.values():
-            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
-                if isinstance(module, StoredEmbedding):
-                    saved = manifest.stores.get(module.name) if manifest is not None else None
-                    if module.num_embeddings is None and saved is not None:
-                        module.set_num_embeddings(saved.shape[0])
-                    if manifest is not None:
-                        module.take_gradients()
-                    found.setdefault(module.name, module.open_store())
+        found = {**self._open_tables(manifest), **self._open_activations(manifest), **self._more}
         stores: dict[str, SupportsCheckpoint] = {}
         for name, store in found.items():
             if store is None:
@@ -164,6 +160,40 @@ class Checkpoint:
                 )
             stores[name] = store
         return stores
+
+    def _open_tables(self, manifest: Manifest | None) -> dict[str, EmbeddingStore | TensorStore | None]:
+        found: dict[str, EmbeddingStore | TensorStore | None] = {}
+        for part in self._parts.values():
+            for module in part.modules() if isinstance(part, torch.nn.Module) else ():
+                if isinstance(module, StoredEmbedding):
+                    saved = manifest.stores.get(module.name) if manifest is not None else None
+                    if module.num_embeddings is None and saved is not None:
+                        module.set_num_embeddings(saved.shape[0])
+                    if manifest is not None:
+                        module.take_gradients()
+                    found.setdefault(module.name, module.open_store())
+        return found
+
+    def _open_activations(self, manifest: Manifest | None) -> dict[str, TensorStore | None]:
+        if manifest is None:
+            return {name: layer.store for name, layer in self._activations().items() if layer.kept() is not None}
+        found: dict[str, TensorStore | None] = {}
+        for name, layer in self._activations().items():
+            layer.close()
+            saved = manifest.stores.get(name)
+            if saved is not None:
+                rows = torch.empty(0, *saved.shape[1:], dtype=DTYPES[saved.dtype])
+                found[name] = layer.open_store(rows, saved.shape[0])
+        return found
+
+    def _activations(self) -> dict[str, StoredActivation]:
+        """Find the modules that keep layer outputs, by the name of the part and their path in it."""
+        return {
+            f"{name}.{path}": module
+            for name, part in self._parts.items()
+            for path, module in (part.named_modules() if isinstance(part, torch.nn.Module) else ())
+            if isinstance(module, StoredActivation)
+        }
 
     @staticmethod
     def _begin(path: Path, draft: Path) -> Iterator[int]:
@@ -182,6 +212,9 @@ class Checkpoint:
             )
         whole: dict[str, Tensor] = {}
         parts = {name: part.state_dict() for name, part in self._parts.items()} if rank == 0 else None
+        kept = {name: layer.kept() for name, layer in self._activations().items() if layer.kept() is not None}
+        if parts is not None and kept:
+            parts[KEPT] = kept
         state, numbers = encode(parts, whole, "state"), encode(random_state(), whole, "random")
         told = {
             name: SavedStore(dtype_of(name, store), shape_of(store), store.rule_states())

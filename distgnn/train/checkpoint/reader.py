@@ -16,15 +16,17 @@ from distgnn.train.checkpoint.plain_state import decode, tensor_names
 from distgnn.train.checkpoint.random_state import set_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
+from distgnn.nn.activations import StoredActivation
     from distgnn.protocols import SupportsCheckpoint
     from distgnn.train.checkpoint.checkpoint import Stateful
     from distgnn.train.session import Session
 
+KEPT = "kept layer outputs"  # beside the parts, what goes with the stores of layer outputs
 _Piece = TypeVar("_Piece")
 
 
@@ -40,6 +42,7 @@ class CheckpointReader:
     def __init__(self, path: Path, session: Session) -> None:
         self._path, self._session = path, session
         self._states: dict[str, Any] = {}
+        self._kept: Any = {}
         self._random: object = None
 
     def prepare(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
@@ -55,6 +58,7 @@ class CheckpointReader:
             self._open(rank).__exit__(None, None, None)
         states = decode(manifest.state, self._tensors(0, manifest.state))
         self._states = states if isinstance(states, dict) else {}
+        self._kept = self._states.pop(KEPT, {})
         if self._states.keys() != parts.keys():
             raise self._other(f"it has the parts {', '.join(map(str, self._states))}", ", ".join(parts))
         ranks = len(manifest.files)
@@ -73,10 +77,14 @@ class CheckpointReader:
         yield 0
 
     def check_stores(self, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
-        """Compare the stores with those that were saved."""
+        """Compare the stores with those that were saved; they may have more rows."""
         saved = {name: (one.dtype, one.shape) for name, one in self.manifest.stores.items()}
         own = {name: (dtype_of(name, store), shape_of(store)) for name, store in stores.items()}
-        if own != saved:
+        fits = own.keys() == saved.keys() and all(
+            (dtype, shape[1:]) == (own[name][0], own[name][1][1:]) and shape[0] <= own[name][1][0]
+            for name, (dtype, shape) in saved.items()
+        )
+        if not fits:
             raise self._other(f"it has the stores {saved}", str(own))
         yield 0
 
@@ -91,11 +99,15 @@ class CheckpointReader:
                     store.import_rows(start + begin, rows)
                     yield sum(one.nbytes for one in rows.values())
 
-    def load_parts(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
-        """Give each part its state, and this process its random numbers."""
-        for name, part in parts.items():
+    def load_parts(self, parts: Mapping[str, Stateful], activations: Mapping[str, StoredActivation]) -> Iterator[int]:
+        """Give each part its state, what keeps layer outputs how far it was, and this process its random numbers."""
+        loads: list[tuple[str, Callable[[Any], object], Any]] = [
+            *((name, part.load_state_dict, self._states[name]) for name, part in parts.items()),
+            *((name, layer.go_on, self._kept.get(name)) for name, layer in activations.items()),
+        ]
+        for name, load, state in loads:
             try:
-                part.load_state_dict(self._states[name])
+                load(state)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointFormatError(
                     f"checkpoint {self._path} does not fit: {name} cannot take its state ({error!r}); load it into "

@@ -86,7 +86,7 @@ class CheckpointSummary:
         files: The file of each rank, by name.
         size: Bytes of all files.
         config: Options of the run that wrote it; None where none are told.
-        last_epoch: What the run's last epoch measured; None where it is not told.
+        last_epoch: What the run's last whole epoch measured; None where it is not told.
         notes: What another writer noted.
     """
 
@@ -117,8 +117,9 @@ def summarize_checkpoint(folder: Path) -> CheckpointSummary:
     manifest = read_manifest(folder)
     files = {file_name(rank): _look(folder / file_name(rank), file) for rank, file in enumerate(manifest.files)}
     config, last_epoch, notes = None, None, manifest.notes
-    if isinstance(notes, dict) and notes.keys() == {"config", "history"}:  # as distgnn train writes them
-        config, last_epoch, notes = notes["config"], notes["history"][-1][-1], None
+    if isinstance(notes, dict) and notes.keys() == {"config", "steps", "history"}:  # as distgnn train writes them
+        epochs = [epoch for trial in notes["history"] for epoch in trial]
+        config, last_epoch, notes = notes["config"], epochs[-1] if epochs else None, None
     return CheckpointSummary(
         folder=str(folder),
         format=f"{FORMAT}, version {VERSION}",

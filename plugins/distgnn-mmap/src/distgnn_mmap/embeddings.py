@@ -9,9 +9,10 @@ import torch
 
 import distgnn
 from distgnn.optim import sum_by_id, take_rows
+from distgnn_mmap.exports import check_range, check_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from torch import Tensor
@@ -50,7 +51,7 @@ class MmapEmbeddingStore:
         self.closed = False
         self._open_rows, self._ahead, self._drop = open_rows, ahead, drop
         self._rows = open_rows("rows", spec.embedding_dim, spec.dtype)
-        self._state: dict[type[distgnn.UpdateRule], dict[str, _State]] = {}
+        self._files: dict[str, MappedRows] = {}  # of state
         self._computed = torch.empty(0, dtype=torch.int64), torch.empty(0, spec.embedding_dim, dtype=spec.dtype)
 
     @property
@@ -86,21 +87,80 @@ class MmapEmbeddingStore:
         rows = self._take(distinct).to(wide)
         state = {each: stored.take(distinct) for each, stored in kept.items()}
         rule.update(rows, state, sums, self.rules[name]["step"])
-        rows = rows.to(self.spec.dtype)
-        rows[~rows.any(dim=1), 0] = -0.0
-        self._rows.put(distinct, rows)
+        self._put(distinct, rows.to(self.spec.dtype))
         for each, stored in kept.items():
             stored.put(distinct, state[each])
 
     def _state_of(self, rule: distgnn.UpdateRule, name: str) -> dict[str, _State]:
-        if type(rule) not in self._state:
-            state = {each: list(spec) for each, spec in rule.state(self.embedding_dim).items()}
-            kept = self.rules.setdefault(name, {"step": 0, "state": state})
-            self._state[type(rule)] = {
-                each: _State(self._open_rows(f"{name}.{each}", width, torch.int32), initial)
-                for each, (width, initial) in kept["state"].items()
-            }
-        return self._state[type(rule)]
+        state = {each: list(spec) for each, spec in rule.state(self.embedding_dim).items()}
+        kept = self.rules.setdefault(name, {"step": 0, "state": state})["state"]
+        widths, needed = ({each: width for each, (width, _) in one.items()} for one in (kept, state))
+        if widths != needed:
+            raise distgnn.SpecError(
+                f"embedding store {self.spec.name!r}: the state that was loaded for {name} has columns {widths}, and "
+                f"the rule needs {needed}; load a checkpoint of the same rule"
+            )
+        return self._kept(name)
+
+    def _kept(self, rule: str) -> dict[str, _State]:
+        kept = self.rules[rule]["state"].items()
+        return {each: _State(self._file(f"{rule}.{each}", width), initial) for each, (width, initial) in kept}
+
+    def _file(self, name: str, width: int) -> MappedRows:
+        if name not in self._files:
+            self._files[name] = self._open_rows(name, width, torch.int32)
+        found = self._files[name].rows.size(1)
+        if found != width:
+            raise distgnn.SpecError(
+                f"embedding store {self.spec.name!r} has a file for {name} with {found} columns, and {width} are "
+                "needed: close the store, and open it anew"
+            )
+        return self._files[name]
+
+    @property
+    def own_rows(self) -> range:
+        return range(self.num_embeddings)
+
+    def rule_states(self) -> dict[str, distgnn.RuleState]:
+        self._check_open()
+        return {
+            rule: distgnn.RuleState(
+                kept["step"],
+                {each: distgnn.StateSpec(width, initial) for each, (width, initial) in kept["state"].items()},
+            )
+            for rule, kept in self.rules.items()
+        }
+
+    def reset_rule_states(self, states: Mapping[str, distgnn.RuleState]) -> None:
+        self._check_open()
+        for rule in self.rules:
+            for stored in self._kept(rule).values():
+                stored.rows.clear()
+        self.rules.clear()
+        for rule, (steps, tensors) in states.items():
+            self.rules[rule] = {"step": steps, "state": {each: list(spec) for each, spec in tensors.items()}}
+
+    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
+        self._check_open()
+        check_range(self.spec.name, self.num_embeddings, first, last)
+        ids = torch.arange(first, last)
+        state = {f"{rule}/{each}": stored for rule in self.rules for each, stored in self._kept(rule).items()}
+        return {"rows": self._take(ids), **{name: stored.take(ids) for name, stored in state.items()}}
+
+    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        check_rows(self.spec.name, rows, self.export_rows(0, 0))
+        last = first + rows["rows"].size(0)
+        check_range(self.spec.name, self.num_embeddings, first, last)
+        ids = torch.arange(first, last)
+        self._put(ids, rows["rows"].clone())
+        for rule in self.rules:
+            for each, stored in self._kept(rule).items():
+                stored.put(ids, rows[f"{rule}/{each}"].contiguous())
+
+    def _put(self, ids: Tensor, rows: Tensor) -> None:
+        """Overwrite rows ``[K, D]``, each id once; changes ``rows``."""
+        rows[~rows.any(dim=1), 0] = -0.0
+        self._rows.put(ids, rows)
 
     def _take(self, ids: Tensor) -> Tensor:
         rows = self._rows.take(ids)
@@ -131,8 +191,7 @@ class MmapEmbeddingStore:
     def files(self) -> Iterator[MappedRows]:
         """Give the rows and all state."""
         yield self._rows
-        for state in self._state.values():
-            yield from (stored.rows for stored in state.values())
+        yield from self._files.values()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -150,7 +209,7 @@ class MmapEmbeddingStore:
         self.closed = True
         for rows in self.files():
             rows.close()
-        self._state.clear()
+        self._files.clear()
 
 
 class _State:

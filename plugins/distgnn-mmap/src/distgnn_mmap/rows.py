@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distgnn_mmap.journal import Journal
 
 _SAMPLE = 32
+_CLEARED = 1 << 16  # rows at a time
 
 
 class MappedRows:
@@ -75,6 +76,13 @@ class MappedRows:
         if self.journal is not None:
             self.journal.keep(ids, self.rows)
         put_rows(self.rows, ids, values)
+
+    def clear(self) -> None:
+        """Make all rows zero bytes again."""
+        for first in range(0, len(self.rows), _CLEARED):
+            some = self.rows[first : first + _CLEARED]
+            written = some.view(torch.uint8).any(dim=1).nonzero().squeeze(1)
+            self.put(written + first, torch.zeros_like(some[: written.numel()]))
 
     def sync(self) -> None:
         """Wait until the disk has what was written."""

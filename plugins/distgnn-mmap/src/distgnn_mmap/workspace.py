@@ -9,9 +9,10 @@ import torch
 
 import distgnn
 from distgnn.optim import sum_by_id
+from distgnn_mmap.exports import check_range, check_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -54,6 +55,28 @@ class MmapTensorStore:
             numbers, last = np.unique(ids.flip(0).numpy(), return_index=True)
             distinct, rows = torch.from_numpy(numbers), values[ids.numel() - 1 - torch.from_numpy(last)]
         self._rows.put(distinct, rows.reshape(distinct.numel(), self._rows.rows.size(1)))
+
+    @property
+    def own_rows(self) -> range:
+        return range(self.shape[0])
+
+    def rule_states(self) -> dict[str, distgnn.RuleState]:
+        self._check_open()
+        return {}
+
+    def reset_rule_states(self, _states: Mapping[str, distgnn.RuleState]) -> None:
+        self._check_open()
+
+    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
+        self._check_open()
+        check_range(self.spec.name, self.shape[0], first, last)
+        return {"rows": self._rows.rows[first:last].view(-1, *self.shape[1:])}
+
+    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
+        check_rows(self.spec.name, rows, self.export_rows(0, 0))
+        last = first + rows["rows"].size(0)
+        check_range(self.spec.name, self.shape[0], first, last)
+        self._rows.put(torch.arange(first, last), rows["rows"].reshape(last - first, self._rows.rows.size(1)))
 
     def _check_open(self) -> None:
         if self.closed:

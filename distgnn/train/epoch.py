@@ -1,0 +1,127 @@
+"""What an epoch measures, and what it has measured so far when a job goes on within it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distgnn.nn.ages import Ages
+    from distgnn.train.session import Session
+    from distgnn.train.steps import Step
+    from distgnn.train.tasks import Task
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured; a line of ``metrics.jsonl``.
+
+    Args:
+        trial: Number of the trial, from 0.
+        epoch: Number of the epoch, from 1.
+        loss: Mean training loss (nats).
+        train: The task's measure over the training set during the epoch, in [0, 1].
+        val: The same over the validation set after it; None where there is none, or nothing was evaluated.
+        test: The same over the test set; None where nothing was evaluated.
+        staleness: With histories, what was counted of the ages of the rows that batches read: how many ``rows``, how
+            many of them ``never`` written, and the ``mean`` and ``oldest`` age of the others, in steps.
+        rows_per_second: Node rows that training went through, a second.
+        seconds: Length of the epoch, evaluation included.
+        bytes_a_step: What the ranks sent each other for a step of training, as the backend counts it; None where it
+            does not.
+        spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
+    """
+
+    trial: int
+    epoch: int
+    loss: float
+    train: float
+    val: float | None
+    test: float | None
+    staleness: dict[str, float] | None
+    rows_per_second: float
+    seconds: float
+    bytes_a_step: float | None = None
+    spent: dict[str, list[float]] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+class EpochSoFar:
+    """The steps of an epoch that are done, and what they measured; a part of a checkpoint.
+
+    Args:
+        session: The ranks.
+        task: What is measured.
+
+    Attributes:
+        steps: How many are done.
+        seconds: How long they took in the processes that made them before this one.
+    """
+
+    def __init__(self, session: Session, task: Task) -> None:
+        self._session, self._task = session, task
+        self._gathered: dict[str, Any] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an epoch."""
+        self.steps, self.seconds = 0, 0.0
+        self._measure = self._task.measure()
+        # Of this rank: loss, targets, rows of nodes, bytes; of rows of histories how many, never written, total age.
+        self._sums = torch.zeros(1, 7, dtype=torch.float64)
+        self._oldest = 0
+
+    def add(self, step: Step, loss: float, scores: Tensor, ages: Ages, sent: int) -> None:
+        """Take in a step of this rank, whose loss is a sum over its targets, and which sent so many bytes."""
+        self.steps += 1
+        self._measure.add(scores, step.targets.labels)
+        numbers = [loss, step.targets.labels.numel(), step.rows, sent, ages.rows, ages.never, ages.total]
+        self._sums += torch.tensor(numbers, dtype=torch.float64)
+        self._oldest = max(self._oldest, ages.oldest)
+
+    def over_ranks(self) -> tuple[float, float, float, dict[str, float], float]:
+        """Return the mean loss, the measure, the rows, what :attr:`Epoch.staleness` says, and the bytes; collective."""
+        losses, targets, rows, sent, read, never, total = self._session.sum(self._sums[0].tolist())
+        staleness = {
+            "rows": int(read),
+            "never": int(never),
+            "mean": total / max(1, read - never),
+            "oldest": int(self._session.max(self._oldest)),
+        }
+        return losses / targets, self._measure.over_ranks(self._session), rows, staleness, sent
+
+    def gather(self, seconds: float) -> None:
+        """Bring together what the ranks have, for :meth:`state_dict`; collective.
+
+        Args:
+            seconds: How long the steps took up to now.
+        """
+        self._gathered = {
+            "steps": self.steps,
+            "seconds": seconds,
+            "sums": self._session.gather(self._sums),
+            "oldest": self._session.max(self._oldest),
+            "measure": self._session.gather(self._measure.rows),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was gathered last."""
+        return self._gathered
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from it: each rank from its own sums, or where there were more or fewer ranks, the first from all."""
+        self.begin()
+        self.steps, self.seconds, self._oldest = int(state["steps"]), float(state["seconds"]), int(state["oldest"])
+        sums, rank = state["sums"], self._session.rank
+        if len(sums) == self._session.world_size:
+            self._sums = sums[rank : rank + 1].clone()
+        elif rank == 0:
+            self._sums = sums.sum(dim=0, keepdim=True)
+        self._measure.rows = state["measure"] if rank == 0 else state["measure"][:0]
