@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-from distgnn.nn.activations import StoredActivation
+    from distgnn.nn.activations import StoredActivation
     from distgnn.protocols import SupportsCheckpoint
     from distgnn.train.checkpoint.checkpoint import Stateful
     from distgnn.train.session import Session
