@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,7 @@ from distgnn.train.timeline import Timeline
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -35,11 +37,13 @@ STEPS = 20
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
-    monkeypatch.delenv("DISTGNN_DATA", raising=False)
-    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DISTGNN_DATA", raising=False)
+        patch.setenv("DISTGNN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Tensor]]:
@@ -59,6 +63,14 @@ def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Ten
         trial.close()
         source.close()
     return epochs, ends
+
+
+@cache
+def reference(config: TrainConfig) -> tuple[list[Epoch], dict[str, Tensor]]:
+    """Train on ``memory``, once for all backends, and return what :func:`train` does."""
+    with pytest.MonkeyPatch.context() as alone:
+        alone.delenv("WORLD_SIZE", raising=False)
+        return train(config, "memory")
 
 
 def generated(config: TrainConfig) -> LoadedDataset:
@@ -91,12 +103,12 @@ def test_the_timeline_tells_who_waits_for_whom(spread: str) -> None:
     assert spent["compute"][-1] > 0.5
 
 
-def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_same_training(config: TrainConfig, backend: str) -> None:
     epochs, ends = train(config, backend)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
     # Parts together are the whole graph.
-    reference = replace(config, mode=None if config.mode == "full" else config.mode, partition=None)
-    expected, expected_ends = train(reference, "memory")
+    expected, expected_ends = reference(
+        replace(config, mode=None if config.mode == "full" else config.mode, partition=None)
+    )
     assert len(epochs) == config.epochs
     assert epochs[-1].loss < epochs[0].loss
     assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-5)
@@ -109,9 +121,7 @@ def assert_same_training(config: TrainConfig, backend: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise-adagrad", "adam"])
-def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(
-    rule: str, spread: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(rule: str, spread: str) -> None:
     config = TrainConfig(
         model="gine",
         epochs=STEPS,
@@ -128,10 +138,10 @@ def test_gine_on_batches_of_graphs_with_node_and_edge_embeddings(
         sparse_lr=0.01,
         norm="none",  # it has a test of its own: rounding grows where a bias before it has no true gradient
     )
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
 
 
-def test_gin_on_all_nodes_of_a_graph_with_dropout(spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gin_on_all_nodes_of_a_graph_with_dropout(spread: str) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         epochs=STEPS,
@@ -142,11 +152,11 @@ def test_gin_on_all_nodes_of_a_graph_with_dropout(spread: str, monkeypatch: pyte
         embedding_dim=6,
         sparse_lr=0.01,
     )
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch_norm"])
-def test_gin_on_a_part_of_a_graph_on_each_rank(norm: str, spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gin_on_a_part_of_a_graph_on_each_rank(norm: str, spread: str) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         mode="full",
@@ -160,18 +170,15 @@ def test_gin_on_a_part_of_a_graph_on_each_rank(norm: str, spread: str, monkeypat
         embedding_dim=6,
         sparse_lr=0.01,
     )
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
 
 
-def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(
-    spread: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(spread: str) -> None:
     config = TrainConfig(
         epochs=10, batch_size=69, hidden_channels=8, num_layers=2, dropout=0.0, use_dist_embedding=True
     )
     epochs, _ = train(config, spread)  # 70 graphs: the second batch of an epoch has one
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    expected, _ = train(config, "memory")
+    expected, _ = reference(config)
     assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-3)
 
 
@@ -180,7 +187,7 @@ def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(
     [("node", False, False), ("node", True, True), ("link", True, False)],
 )
 def test_gine_on_batches_of_sampled_neighborhoods(
-    task: str, rescale: bool, in_parts: bool, spread: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, rescale: bool, in_parts: bool, spread: str, tmp_path: Path
 ) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
@@ -204,10 +211,10 @@ def test_gine_on_batches_of_sampled_neighborhoods(
     if in_parts:
         partition_graph(generated(config).graph, tmp_path / "cut", RANKS, method="hash")
         config = replace(config, partition=str(tmp_path / "cut"))
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
 
 
-def test_gin_on_batches_with_histories(spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gin_on_batches_with_histories(spread: str) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         mode="history",
@@ -224,8 +231,7 @@ def test_gin_on_batches_with_histories(spread: str, monkeypatch: pytest.MonkeyPa
         sparse_lr=0.01,
     )
     epochs, _ = train(config, spread)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    expected, _ = train(config, "memory")
+    expected, _ = reference(config)
     # Between seeds of different ranks no gradients go, so that several ranks do not train quite as one.
     tolerance = 1e-5 if RANKS == 1 else 1e-2
     assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=tolerance)
@@ -253,7 +259,7 @@ def test_stale_rows_of_parts_are_used_when_they_are_allowed(spread: str) -> None
     assert (stale[-1].loss != exact[-1].loss) == (RANKS > 1)
 
 
-def test_links_over_the_parts_of_a_graph(spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_over_the_parts_of_a_graph(spread: str) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         task="link",
@@ -267,11 +273,11 @@ def test_links_over_the_parts_of_a_graph(spread: str, monkeypatch: pytest.Monkey
         embedding_dim=6,
         sparse_lr=0.01,
     )
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
 
 
 @pytest.mark.parametrize("mode", ["full", "sampled"])
-def test_ranks_without_nodes_do_not_stop_the_others(mode: str, spread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_nodes_do_not_stop_the_others(mode: str, spread: str) -> None:
     config = TrainConfig(
         dataset="CustomLargeGraph",
         num_nodes=4,  # of which two are trained on, and one is in each of the other sets
@@ -285,4 +291,4 @@ def test_ranks_without_nodes_do_not_stop_the_others(mode: str, spread: str, monk
         use_dist_embedding=True,
         embedding_dim=6,
     )
-    assert_same_training(config, spread, monkeypatch)
+    assert_same_training(config, spread)
