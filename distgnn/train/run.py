@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from rich.console import Console
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from distgnn.data.options import load_by_options
 from distgnn.errors import ConfigError
@@ -216,6 +215,8 @@ def _trials(
         return
     labels = _labels(dataset)
     if config.folds:
+        from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415  # it takes as long as torch to import
+
         folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
         for train_positions, test_positions in folds.split(np.zeros(len(labels)), labels):
             yield config.seed, {"train": train_positions.tolist(), "test": test_positions.tolist()}
@@ -227,6 +228,8 @@ def _trials(
 
 
 def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415  # as above
+
     try:
         kept, out = train_test_split(list(positions), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 if TYPE_CHECKING:
@@ -129,5 +128,7 @@ class AreaUnderCurve:
 
     def over_ranks(self, session: Session) -> float:
         """Return the area."""
+        from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # it takes as long as torch to import, for links alone
+
         scores, labels = session.gather(torch.stack([torch.cat(self._scores), torch.cat(self._labels)], dim=1)).t()
         return float(roc_auc_score(labels.numpy(), scores.numpy()))
