@@ -34,14 +34,15 @@ def training(table: Callable[[Tensor], Tensor], optimizer: Any) -> Callable[[Ten
 
 
 def measure_cases(
-    step: Callable[[Tensor], None],
-    lookup: Callable[[Tensor], Tensor],
+    step: Callable[[Any], object],
+    lookup: Callable[[Any], object],
     cpu_seconds: Callable[[], float],
     *,
     num_rows: int,
     steps: int,
     rank: int = 0,
     ranks: int = 1,
+    prepare: Callable[[Tensor], Any] = lambda ids: ids,
 ) -> dict[str, dict[str, float]]:
     """Measure steps and lookups of each case.
 
@@ -53,6 +54,7 @@ def measure_cases(
         steps: Number of steps at 4,096 ids; of larger batches a quarter of it.
         rank: This rank.
         ranks: How many there are.
+        prepare: Makes what steps and lookups take of ids, before the clock runs; collective.
 
     Returns:
         For each case, rows a second of this rank in the median step, the same of lookups alone, and the CPU seconds of
@@ -63,7 +65,7 @@ def measure_cases(
     for kind in KINDS:
         for count in COUNTS:
             number = steps if count == COUNTS[0] else max(4, steps // 4)
-            batches = [draw_ids(count, num_rows, kind, generator) for _ in range(number)]
+            batches = [prepare(draw_ids(count, num_rows, kind, generator)) for _ in range(number)]
             for ids in batches[:3]:
                 step(ids)
             before = cpu_seconds()
@@ -78,7 +80,7 @@ def measure_cases(
     return cases
 
 
-def _seconds(work: Callable[[Tensor], object], batches: list[Tensor]) -> float:
+def _seconds(work: Callable[[Any], object], batches: list[Any]) -> float:
     times = []
     for ids in batches:
         begin = time.perf_counter()

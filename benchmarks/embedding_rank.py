@@ -13,8 +13,10 @@ import psutil
 import torch
 import torch.distributed as dist
 from embedding_cases import COLUMNS, measure_cases, training
+from torch import Tensor
 
 import distgnn
+from distgnn.backends.pyg.ranks import Ranks
 from distgnn.nn import StoredEmbedding
 from distgnn.optim import SparseAdam
 
@@ -26,10 +28,45 @@ ENGINES = {
 }
 
 
+class Network:
+    """Carries between two ranks what a step must, by gloo alone: no row is read, summed or written.
+
+    Args:
+        num_rows: Rows of the table, of which each rank has a half.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._ranks, self._half = Ranks(60.0), num_rows // 2
+
+    def count(self, ids: Tensor) -> list[int]:
+        """Return how many distinct ids of the other's go from each rank."""
+        remote = ids[(ids < self._half) == bool(self._ranks.rank)]
+        counts = torch.zeros(2, dtype=torch.int64)
+        counts[self._ranks.rank] = torch.unique(remote).numel()
+        dist.all_reduce(counts)
+        return [int(count) for count in counts]
+
+    def lookup(self, counts: list[int]) -> None:
+        """Send ids, and bring their rows back."""
+        self._exchange(counts, 8)
+        self._exchange(counts[::-1], 4 * COLUMNS)
+
+    def step(self, counts: list[int]) -> None:
+        """Send what a lookup does, and ids with gradients."""
+        self.lookup(counts)
+        self._exchange(counts, 8 + 4 * COLUMNS)
+
+    def _exchange(self, counts: list[int], width: int) -> None:
+        me, other = self._ranks.rank, 1 - self._ranks.rank
+        out, back = [0, 0], [0, 0]
+        out[other], back[other] = counts[me], counts[other]
+        self._ranks.exchange(torch.empty(counts[me], width, dtype=torch.uint8), out, back, "a step")
+
+
 def main() -> None:
     """Measure one engine."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine", choices=["torch", *ENGINES])
+    parser.add_argument("engine", choices=["torch", "network", *ENGINES])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
@@ -48,6 +85,9 @@ def main() -> None:
         peer = torch.nn.Embedding(arguments.rows, COLUMNS, sparse=True)
         step = training(peer, torch.optim.SparseAdam(peer.parameters(), lr=0.001))
         cases = measure_cases(step, torch.no_grad()(peer), cpu_seconds, **job)
+    elif arguments.engine == "network":
+        network = Network(arguments.rows)
+        cases = measure_cases(network.step, network.lookup, cpu_seconds, **job, prepare=network.count)
     else:
         name, options = ENGINES[arguments.engine]
         with distgnn.use(name, **options):

@@ -8,7 +8,7 @@ rounds, each time in new processes, and medians over the rounds are shown:
   other, which shows what two processes take from each other here; the memory backend in one process; the pyg backend in
   two, with and without shared memory;
 - on two hosts with a rank each (network namespaces: needs root), the pyg backend and DGL's DistEmbedding with its
-  SparseAdam (needs the extra dgl).
+  SparseAdam (needs the extra dgl), and gloo alone, which carries the ids, rows and gradients and does nothing else.
 
 Writes embeddings.json and embeddings.png into --out.
 """
@@ -98,6 +98,7 @@ def main() -> None:
             "memory, 1 process": lambda: ours("memory", arguments),
             "pyg, 2 ranks": lambda: ours("pyg", arguments),
             "pyg, 2 ranks, no shared memory": lambda: ours("pyg, network only", arguments),
+            "gloo alone, 2 hosts": lambda: ours("network", arguments, hosts),
             "pyg, 2 hosts": lambda: ours("pyg", arguments, hosts),
             "dgl, 2 hosts": lambda: ours("dgl", arguments, hosts),
             "DGL's own, 2 hosts": lambda: dgl(arguments, hosts),
