@@ -6,19 +6,21 @@ import pytest
 
 from distgnn.testing import run_on_ranks
 
-ONE_RANK = ("dgl_conforms", "halo", "listens", "pyg_conforms", "sampling", "trains_like_memory")
+KITS = ("dgl_conforms", "pyg_conforms")
+TRAINING = ("halo", "listens", "sampling", "trains_like_memory")
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("world_size", "files"),
     [
-        (2, (*ONE_RANK, "hetero", "history", "inference", "stored_embedding", "sync_batch_norm")),
+        (2, (*KITS, *TRAINING, "hetero", "history", "inference", "stored_embedding", "sync_batch_norm")),
         (3, ("pyg_conforms",)),
-        (4, ONE_RANK),
+        (4, KITS),
+        (4, TRAINING),
     ],
-    ids=["two", "three", "four"],
+    ids=["all on two", "a kit on three", "kits on four", "training on four"],
 )
 def test_the_tests_of_one_rank_pass_on_several(world_size: int, files: tuple[str, ...]) -> None:
-    """Each rank is started once, as to import what they need takes it longer than most of the tests."""
+    """Each rank runs many files, as to import what they need takes it longer than most tests."""
     run_on_ranks([Path(__file__).with_name(f"test_{file}.py") for file in files], world_size, timeout=580)
