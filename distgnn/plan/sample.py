@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
@@ -25,8 +24,10 @@ from distgnn.errors import PeerLostError
 from distgnn.graph import partition_graph
 from distgnn.plan.estimate import Pace
 from distgnn.plan.job import even_part
+from distgnn.protocols import SupportsTraffic
 from distgnn.registry import use
 from distgnn.train.config import TrainConfig
+from distgnn.train.memory import peak_memory
 from distgnn.train.session import Session
 from distgnn.train.source import Source
 from distgnn.train.trial import Trial
@@ -153,20 +154,16 @@ def main() -> None:
     with use("pyg", share_memory=False) as backend:
         source = Source(config, None, Session(backend))
         trial = Trial(config, source, seed=0)
-        ranks: Any = backend._ranks  # type: ignore[attr-defined]  # noqa: SLF001  # it counts what it sends
+        assert isinstance(backend, SupportsTraffic)
         seconds, sent, last = [], [], time.perf_counter()
         for _ in trial.train():
             now = time.perf_counter()
             seconds.append(now - last)
-            sent.append(ranks.bytes_sent)
+            sent.append(backend.bytes_sent)
             last = now
         trial.close()
         source.close()
-    sys.stdout.write(json.dumps([_peak() - before, sent[-2] - sent[-3], min(seconds[1:-1])]) + "\n")
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    sys.stdout.write(json.dumps([peak_memory() - before, sent[-2] - sent[-3], min(seconds[1:-1])]) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def growing(store: object) -> SupportsResize:
     """Take a store as one that can grow, or skip the test."""
     if not isinstance(store, SupportsResize):
-        pytest.skip("the store cannot grow")
+        pytest.skip("the store has no resize()")
     return store
 
 

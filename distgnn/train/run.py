@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +18,7 @@ from distgnn.errors import ConfigError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
 from distgnn.secret import FILE_VARIABLE
+from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.session import Session, join_ip_config
@@ -125,7 +124,7 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         checkpoints = RunCheckpoints(config, session, folder.path, progress)
         with progress, checkpoints:
             history = _run(config, source, trials, folder, progress, checkpoints)
-        memory = session.gather(torch.tensor([_peak_memory_mb()])).tolist()
+        memory = session.gather(torch.tensor([peak_memory() / 2**20])).tolist()
     result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
     if session.is_main:
         folder.finish(result, source.dataset, console)
@@ -272,9 +271,3 @@ def _result(
         folder=folder,
         timeline=timeline,
     )
-
-
-def _peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far; servers are processes of their own."""
-    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -31,6 +31,7 @@ _CALLS = {
     "in_neighbors": "batches",
 }
 _KIND, _BEGIN, _END, _COLLECTIVE = range(4)  # columns of segments
+_SKEW = 0.1  # of a call's length, by which the clocks of two ranks may differ
 _NOTHING = nullcontext()
 _T = TypeVar("_T")
 
@@ -129,7 +130,9 @@ def with_waiting(by_rank: Sequence[Segments]) -> list[Segments]:
     last = np.max([own[:, _BEGIN] for own in calls], axis=0)
     split = []
     for segments, own in zip(by_rank, calls, strict=True):
-        until = np.where(own[:, _END] >= last, last, own[:, _BEGIN])
+        begin, end = own[:, _BEGIN], own[:, _END]
+        waited = end >= last - _SKEW * (end - begin)
+        until = np.where(waited, np.minimum(last, end), begin)
         waits = own.copy()
         waits[:, _KIND], waits[:, _END] = KINDS.index("wait"), until
         own[:, _BEGIN] = until
