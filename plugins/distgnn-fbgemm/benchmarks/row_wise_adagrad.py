@@ -67,6 +67,7 @@ def main() -> None:
         for store in stores.values():
             store.close()
     result = {"rows": arguments.rows, "threads": arguments.threads, "torch": torch.__version__, "cases": found}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "row_wise_adagrad.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
