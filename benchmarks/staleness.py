@@ -68,9 +68,7 @@ class Training:
         self._part = cut_part(graph, parts, backend.rank, RANKS)
         self._session = Session(backend)
         self._targets = int(graph.train_mask.sum())
-        ranks = backend._ranks  # noqa: SLF001  # no public name counts bytes
-        assert ranks is not None
-        self._ranks = ranks
+        self._backend = backend
         width = HIDDEN if case.embeddings else graph.num_features
         self.model = DistributedGIN(
             width,
@@ -94,7 +92,7 @@ class Training:
 
     def _begin(self) -> None:
         """Begin to count, behind the look-up of embeddings."""
-        self._before = self._ranks.bytes_sent
+        self._before = self._backend.bytes_sent
 
     def step(self) -> float:
         """Train a step, and return the bytes that all ranks sent."""
@@ -105,7 +103,7 @@ class Training:
         out = self._wrapped(part.get("x"), part.edge_index, node_ids=part.n_id, halo=part.halo)
         loss = cross_entropy(out[part.train_mask], part.y[part.train_mask], reduction="sum") / self._targets
         loss.backward()  # type: ignore[no-untyped-call]
-        sent = self._ranks.bytes_sent - self._before
+        sent = self._backend.bytes_sent - self._before
         self._dense.step()
         if self._sparse is not None:
             self._sparse.step()

@@ -47,21 +47,6 @@ def test_a_late_rank_accuses_no_other(start_job: StartJob) -> None:
     job.assert_lost((0, 1), within=20, text=text)
 
 
-def test_another_spec_and_then_another_order_of_calls_are_refused_by_every_rank(start_job: StartJob) -> None:
-    job = start_job(*SCRIPT, "disagreements", "10", world_size=3, DISTGNN_DEBUG="1")
-    assert job.codes(timeout=30) == [1, 1, 1]
-    for rank in range(3):
-        assert "NameConflictError: " in job.output(rank), job.errors(rank)
-        refused = job.output(rank).splitlines()[1]
-        assert refused.startswith("NameConflictError: ranks open different stores at once: rank ")
-        assert "embedding_dim=16" in refused
-        assert "embedding_dim=32" in refused
-        assert job.last_error(rank).startswith(
-            "CallOrderError: ranks make different store calls: rank 0 calls lookup of embedding store 'words', "
-            "rank 2 calls lookup of embedding store 'tags'; every rank must make the same calls in the same order"
-        )
-
-
 @pytest.mark.slow_faults
 def test_a_rank_with_bad_ids_reads_its_own_error_and_the_others_that_it_is_gone(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "bad_ids", "10", world_size=3)
