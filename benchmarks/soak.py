@@ -105,7 +105,7 @@ class Job:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if "distgnn.backends.dgl.server" in process.cmdline() and process.environ().get(MARK) == self.mark:
+                if "distgnn.backends.dgl.server" in str(process.cmdline()) and process.environ().get(MARK) == self.mark:
                     found.append(process)
                     self._names.add(process.cmdline()[-1])
         return found

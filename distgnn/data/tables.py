@@ -189,7 +189,10 @@ def _open_text(path: Path) -> TextIO:
 def _fields(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return line.split()
-    return next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # a field is longer than csv takes
+        return line.split(delimiter)
 
 
 def _is_number(field: str) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
-BLOCK_BYTES = 16 << 20  # what is held in memory of rows on their way
+BLOCK_BYTES = 4 << 20  # what is held in memory of rows on their way
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

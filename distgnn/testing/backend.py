@@ -12,6 +12,7 @@ import torch
 import distgnn
 from distgnn.errors import NameConflictError, RowsError, SpecError, StoreClosedError
 from distgnn.optim.rules import SGD
+from distgnn.protocols import SupportsTraffic
 from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.testing.suite import BackendFixture
 
@@ -76,6 +77,18 @@ class BackendTests(BackendFixture):
             store = OPEN[kind](backend, store_name, edge_index)
             assert isinstance(store, protocol)
             store.close()
+
+    def test_the_bytes_that_it_has_sent_are_counted_on(self, backend: Backend, store_name: str) -> None:
+        if not isinstance(backend, SupportsTraffic):
+            pytest.skip("the backend does not count what it sends")
+        store, sent = backend.open_embedding(EmbeddingSpec(store_name, 7, 3)), [backend.bytes_sent]
+        for ids in (self.ids(), self.ids(*range(7))):
+            store.lookup(ids)
+            sent.append(backend.bytes_sent)
+        assert {type(count) for count in sent} == {int}
+        assert sent == sorted(sent)
+        assert sent[0] >= 0
+        assert self.world_size > 1 or sent[-1] == 0, "a rank that is alone has nobody to send to"
 
     def test_opening_an_open_embedding_attaches_to_it(self, backend: Backend, store_name: str) -> None:
         spec, ids = EmbeddingSpec(store_name, 7, 3), self.ids(2, 6)

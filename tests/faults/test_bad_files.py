@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from distgnn import ConfigError, DataError
@@ -51,6 +51,8 @@ def test_any_cluster_file(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "txt.gz"])
 @draws
 @given(content=CONTENTS)
+@example(content=b"1,2\n3," + b"4" * 200_000)
+@example(content=b"1\t" + b"2" * 200_000 + b"\n3")
 def test_any_text_as_edges(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"edges.{suffix}"
     path.write_bytes(content)

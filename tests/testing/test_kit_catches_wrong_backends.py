@@ -128,6 +128,15 @@ class ClosesOnce(MemoryBackend):
         self._stores = None
 
 
+class CountsWhatItKeepsToItself(MemoryBackend):
+    kept = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        self.kept += 84
+        return self.kept
+
+
 class RevivesClosedStores(MemoryBackend):
     def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
         store = (self._stores or {}).get(spec.name)
@@ -158,6 +167,7 @@ CAUGHT_BY = {
     NeedsEdgesToAttach: "test_opening_an_open_graph_attaches_to_it",
     StoresOutliveIt: "test_closing_it_closes_its_stores",
     OpensAfterClose: "test_after_close_nothing_is_opened",
+    CountsWhatItKeepsToItself: "test_the_bytes_that_it_has_sent_are_counted_on",
     ClosesOnce: "test_closing_twice_is_allowed",
     KeepsTheNamesOfClosedStores: "test_an_open_embedding_with_another_spec_is_a_conflict_that_shows_both",
 }

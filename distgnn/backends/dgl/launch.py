@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _REFUSED = "refused: "
+# Importing takes seconds, in which a server that its starter has left would look at nothing: Linux ends it.
+_SERVE = """
+import ctypes, os, runpy, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL; the server takes it back once it looks itself
+if os.getppid() == int(sys.argv.pop(1)):
+    runpy.run_module("distgnn.backends.dgl.server", run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def _check_listening(store: PrefixStore, servers: Servers, deadline: float) -> N
 def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
     """Start a server and wait until it listens, or has ended."""
     # The job's name is for who looks at processes.
-    command = [sys.executable, "-m", "distgnn.backends.dgl.server", config.job]
+    command = [sys.executable, "-c", _SERVE, str(os.getpid()), config.job]
     # It must find the modules that this process finds, and outlive a Ctrl-C in the terminal until its ranks end.
     environment = {
         **os.environ,

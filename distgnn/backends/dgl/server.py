@@ -1,4 +1,4 @@
-"""The server of a host: ``python -m distgnn.backends.dgl.server``, started by the first rank there.
+"""The server of a host, a process of its own that the first rank there starts.
 
 It reads what it needs as one line of JSON, takes the calls of all ranks one by one, and ends with them: when all have
 left, and also when one of them is lost, after it has told the others.
@@ -6,6 +6,7 @@ left, and also when one of them is lost, after it has told the others.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ def main() -> None:
     config = ServerConfig(**json.loads(sys.stdin.readline()))
     started = Event()
     Thread(target=_end_with_starter, args=(config.job, started), daemon=True).start()
+    ctypes.CDLL(None).prctl(1, 0)  # from here on it tells the other ranks before it ends
     limit = Timer(config.timeout, _end, (config.job, 3))
     limit.daemon = True
     limit.start()
