@@ -231,7 +231,8 @@ class SupportsCheckpoint(Protocol):
 
         Args:
             first: Where they begin.
-            rows: As :meth:`export_rows` gives them, with the same tensors of state as this store keeps.
+            rows: As :meth:`export_rows` gives them, with the same tensors of state as this store keeps. They are not
+                kept: their memory is used for the next ones.
 
         Raises:
             IdRangeError: The rows are not all within :attr:`own_rows`.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
-BLOCK_BYTES = 4 << 20  # what is held in memory of rows on their way
+BLOCK_BYTES = 16 << 20  # what is held in memory of rows on their way
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -155,18 +155,26 @@ class TensorReader:
             self._file.close()
             raise DataFormatError(f"{path} begins with other bytes than it was written with")
 
-    def read(self, name: str, first: int, last: int) -> Tensor:
-        """Read rows ``first`` to ``last``, excluded, of a tensor; one without dimensions is a row."""
+    def read(self, name: str, first: int, place: Tensor) -> Tensor:
+        """Read rows of a tensor from ``first`` on.
+
+        Args:
+            name: The tensor.
+            first: Its first row to read.
+            place: ``[K, ...]``, contiguous, where the rows are written.
+
+        Returns:
+            As much of ``place`` as the tensor has rows for.
+        """
         dtype, shape = self._shapes[name]
-        rows = torch.empty(last - first, *shape[1:], dtype=dtype)
-        width = dtype.itemsize * math.prod(shape[1:])
-        place = as_bytes(rows)
-        self._file.seek(self._starts[name] + first * width)
-        while place.nbytes:
-            count = self._file.readinto(place)  # type: ignore[attr-defined]  # a raw file has it
+        rows = place[: shape[0] - first]
+        left = as_bytes(rows)
+        self._file.seek(self._starts[name] + first * dtype.itemsize * math.prod(shape[1:]))
+        while left.nbytes:
+            count = self._file.readinto(left)  # type: ignore[attr-defined]  # a raw file has it
             if not count:
                 raise DataFormatError(f"{self._path} ends within tensor {name!r}")
-            place = place[count:]
+            left = left[count:]
         return rows
 
     def __enter__(self) -> Self:

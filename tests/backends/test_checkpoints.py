@@ -74,5 +74,5 @@ def test_a_rank_that_loads_holds_its_own_rows_and_not_the_table(start_job: Start
     assert readers.codes(timeout=60) == [0, 0, 0], readers.errors(0)
     for rank in range(3):
         _, peak, shard = readers.output(rank).split()
-        assert float(shard) == pytest.approx(147 / 3, rel=0.01)
-        assert float(peak) < float(shard) + 100
+        assert float(shard) == pytest.approx(98 / 3, rel=0.01)
+        assert float(peak) < float(shard) + 50, "two blocks of 16 MB are on their way, however large the table is"

@@ -92,6 +92,18 @@ def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) 
 
 
 @pytest.mark.slow_faults
+def test_a_server_whose_starter_is_killed_ends_at_once_also_while_it_imports(start_job: StartJob) -> None:
+    job = start_job(*SCRIPT, "start", "20", world_size=2)
+    deadline = time.monotonic() + 30 * slowness()
+    while not job.children(0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    server = server_of(job)
+    job.send(0, signal.SIGKILL)
+    psutil.wait_procs([server], timeout=1)
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow_faults
 def test_a_late_rank_and_its_peers_read_that_it_was_late(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "late_update", "1", world_size=2)
     text = "rank 1 is silent for 1 s, noticed by rank {rank} in apply_gradients of embedding store 'words'"

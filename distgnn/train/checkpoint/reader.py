@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -141,26 +142,34 @@ class CheckpointReader:
     def _blocks(self, rank: int, keys: list[str], first: int, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Read rows ``first`` to ``last`` of some tensors of a file, and check the blocks that they are in.
 
-        A block is read while the one before is checked and used.
+        A block is read while the one before is checked and used; two places in memory take turns.
 
         Yields:
-            The first of some rows, and those of each tensor.
+            The first of some rows, and those of each tensor, until the next are asked for.
         """
         some = self.manifest.files[rank].tensors[keys[0]]
         starts = range(first // some.block * some.block, last, some.block) if first < last else ()
         with self._open(rank) as reader:
-            stops = (min(start + some.block, some.shape[0]) for start in starts)
-            work = ((start, self._read(reader, keys, start, stop)) for start, stop in zip(starts, stops, strict=True))
+            places = itertools.cycle([self._place(rank, keys), self._place(rank, keys)])
+            work = ((start, self._read(reader, start, next(places))) for start in starts)
             with closing(_ahead(work)) as blocks:
                 for start, block in blocks:
                     self._check(rank, start, block)
                     wanted = slice(max(start, first) - start, last - start)
                     yield max(start, first), {key: rows[wanted] for key, rows in block.items()}
 
-    def _read(self, reader: TensorReader, keys: list[str], first: int, last: int) -> dict[str, Tensor]:
-        """Read one block of each tensor."""
+    def _place(self, rank: int, keys: list[str]) -> dict[str, Tensor]:
+        """Make room for one block of each tensor."""
+        saved = {key: self.manifest.files[rank].tensors[key] for key in keys}
+        return {
+            key: torch.empty(min(one.block, one.shape[0]), *one.shape[1:], dtype=one.layout[0])
+            for key, one in saved.items()
+        }
+
+    def _read(self, reader: TensorReader, first: int, place: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read one block of each tensor to where there is room for it."""
         try:
-            return {key: reader.read(key, first, last) for key in keys}
+            return {key: reader.read(key, first, rows) for key, rows in place.items()}
         except DataFormatError as error:
             raise self._damaged(str(error)) from error
 
