@@ -80,7 +80,7 @@ class BackendTests(BackendFixture):
 
     def test_the_bytes_that_it_has_sent_are_counted_on(self, backend: Backend, store_name: str) -> None:
         if not isinstance(backend, SupportsTraffic):
-            pytest.skip("the backend does not count what it sends")
+            pytest.skip("the backend has no bytes_sent")
         store, sent = backend.open_embedding(EmbeddingSpec(store_name, 7, 3)), [backend.bytes_sent]
         for ids in (self.ids(), self.ids(*range(7))):
             store.lookup(ids)
