@@ -135,7 +135,6 @@ class EmbeddingShard(RowShard):
         stop = spec.num_embeddings if stop is None else stop
         super().__init__(spec, initial_rows(spec, start, stop, out=memory).to(device), start)
 
-    @torch.no_grad()
     def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
         """Do :func:`~distgnn.optim.rows.update_rows`; counts as a step.
 

@@ -97,17 +97,19 @@ def group_by_id(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return ids.new_empty(0), ids.new_empty(0), ids.new_empty(0)
     bits = max(count - 1, 1).bit_length()
     if ids.device.type == "cpu" and int(ids.max()) < 1 << 63 - bits:
+        # By NumPy to the end: with torch's comparison, nonzero and selection it takes 1.4 times as long.
         keys = ids.numpy() << bits
         keys |= np.arange(count)
         keys.sort()
-        order = torch.from_numpy(keys & (1 << bits) - 1)
-        ordered = torch.from_numpy(keys >> bits)
-    else:
-        ordered, order = torch.sort(ids, stable=True)
-    begins = torch.ones(count, dtype=torch.bool, device=ids.device)
-    torch.ne(ordered[1:], ordered[:-1], out=begins[1:])
-    starts = begins.nonzero().squeeze(1)
-    return ordered.index_select(0, starts), order, starts
+        positions = keys & (1 << bits) - 1
+        keys >>= bits
+        new = np.ones(count, dtype=bool)
+        np.not_equal(keys[1:], keys[:-1], out=new[1:])
+        begins = np.flatnonzero(new)
+        return torch.from_numpy(keys[begins]), torch.from_numpy(positions), torch.from_numpy(begins)
+    ordered, order = torch.sort(ids, stable=True)
+    distinct, counts = torch.unique_consecutive(ordered, return_counts=True)
+    return distinct, order, counts.cumsum(0) - counts
 
 
 def sum_by_id(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,11 +174,11 @@ def update_rows(
         order = places.index_select(0, order)
     gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
     chunk = _chunk(rows)
-    for begin in range(0, distinct.numel(), chunk):
-        some = distinct[begin : begin + chunk]
-        first, end = starts[begin : begin + chunk], starts[begin + chunk : begin + chunk + 1]
-        members = order[int(first[0]) : int(end) if end.numel() else None]
-        sums = _segment_sums(gradients, members, first - first[0])
+    ends = [*starts[::chunk].tolist(), order.numel()]
+    for some, first, begin, end in zip(
+        torch.split(distinct, chunk), torch.split(starts, chunk), ends, ends[1:], strict=False
+    ):
+        sums = _segment_sums(gradients, order[begin:end], first - begin)
         touched = take_rows(rows, some).to(gradients.dtype)
         touched_state = {name: take_rows(values, some) for name, values in state.items()}
         rule.update(touched, touched_state, sums, step)

@@ -7,6 +7,7 @@ everywhere where gradients are sparse.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import torch
 from distgnn.protocols import StateSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -79,9 +80,23 @@ class Adagrad:
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
         _decay(rows, gradients, self.weight_decay)
-        total = state["sum"].addcmul_(gradients, gradients)
-        rate = self.lr / (1 + (step - 1) * self.lr_decay)
-        rows.addcdiv_(gradients, total.sqrt().add_(self.eps), value=-rate)
+        if rows.device.type != "cpu":  # older versions of torch have the kernel for the CPU alone
+            total = state["sum"].addcmul_(gradients, gradients)
+            rate = self.lr / (1 + (step - 1) * self.lr_decay)
+            rows.addcdiv_(gradients, total.sqrt().add_(self.eps), value=-rate)
+            return
+        with _packed(rows, state["sum"]) as (parameters, total):
+            torch._fused_adagrad_(
+                [parameters],
+                [gradients.contiguous()],
+                [total],
+                [torch.tensor(float(step))],
+                lr=self.lr,
+                lr_decay=self.lr_decay,
+                weight_decay=0.0,
+                eps=self.eps,
+                maximize=False,
+            )
 
 
 @dataclass(frozen=True)
@@ -145,10 +160,35 @@ class Adam:
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
         beta1, beta2 = self.betas
-        mean = state["exp_avg"].lerp_(gradients.to(state["exp_avg"].dtype), 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        rate = self.lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
-        rows.addcdiv_(mean, square.sqrt().add_(self.eps), value=-rate)
+        with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
+            torch._fused_adam_(
+                [parameters],
+                [gradients.contiguous()],
+                [mean],
+                [square],
+                [],
+                [torch.tensor(float(step), device=rows.device)],
+                lr=self.lr,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=0.0,
+                eps=self.eps / math.sqrt(1 - beta2**step),  # it is added to the root after that is corrected
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+@contextmanager
+def _packed(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Lend tensors to a kernel of torch.optim's ``fused=True``, which takes them to be of one type and contiguous.
+
+    Such a kernel makes one pass where operations make several, in half of their time.
+    """
+    packed = tuple(tensor.to(tensors[0].dtype).contiguous() for tensor in tensors)
+    yield packed
+    for tensor, changed in zip(tensors, packed, strict=True):
+        if tensor is not changed:
+            tensor.copy_(changed)
 
 
 def _decay(rows: Tensor, gradients: Tensor, weight_decay: float) -> None:

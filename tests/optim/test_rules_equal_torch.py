@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from distgnn.protocols import UpdateRule
+
 pytestmark = [
     pytest.mark.usefixtures("memory_backend"),
     pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),  # torch's, of its own sparse gradients
@@ -213,3 +215,17 @@ def test_row_wise_adagrad_is_torchs_adagrad_where_all_columns_have_one_gradient(
 def test_numbers_that_no_rule_can_have_are_refused(rule: Any, numbers: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         rule(**numbers)
+
+
+@pytest.mark.parametrize("rule", [SGD(), Adagrad(), RowWiseAdagrad(), Adam()], ids=lambda rule: type(rule).__name__)
+def test_rows_that_lie_apart_are_updated_as_others(rule: UpdateRule) -> None:
+    def update(lay: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        torch.manual_seed(0)
+        rows, gradients = lay(torch.rand(7, 16)), lay(torch.rand(7, 16))
+        state = {name: lay(torch.rand(7, spec.width)) for name, spec in rule.state(16).items()}
+        rule.update(rows, state, gradients, 3)
+        return [rows, *state.values()]
+
+    together, apart = update(torch.clone), update(lambda rows: torch.stack([rows, rows], dim=2)[:, :, 0])
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
