@@ -373,6 +373,16 @@ class SupportsTraffic(Protocol):
 
 
 @runtime_checkable
+class SupportsCache(Protocol):
+    """A backend that keeps some rows nearer than the others, and counts how often those were asked for."""
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """How many rows were found near, and of how many; both since the backend was opened. A sample will do."""
+        ...
+
+
+@runtime_checkable
 class SupportsGraphParts(Protocol):
     """A backend of several ranks that opens a graph which no rank has whole."""
 

@@ -61,6 +61,7 @@ NAMES = ERRORS | {
     "PartitionBook",
     "RuleState",
     "StateSpec",
+    "SupportsCache",
     "SupportsCheckpoint",
     "SupportsGraphParts",
     "SupportsPrefetch",

@@ -33,6 +33,7 @@ class Epoch:
         seconds: Length of the epoch, evaluation included.
         bytes_a_step: What the ranks sent each other for a step of training, as the backend counts it; None where it
             does not.
+        cache_hits: Which share of the rows that training asked for was in the backend's cache, where it counts them.
         spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
     """
 
@@ -46,6 +47,7 @@ class Epoch:
     rows_per_second: float
     seconds: float
     bytes_a_step: float | None = None
+    cache_hits: float | None = None
     spent: dict[str, list[float]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,28 +76,29 @@ class EpochSoFar:
         """Begin an epoch."""
         self.steps, self.seconds = 0, 0.0
         self._measure = self._task.measure()
-        # Of this rank: loss, targets, rows of nodes, bytes; of rows of histories how many, never written, total age.
-        self._sums = torch.zeros(1, 7, dtype=torch.float64)
+        # Of this rank: loss, targets, rows of nodes; of rows of histories how many, never written, total age; bytes,
+        # rows found in a cache, and of how many.
+        self._sums = torch.zeros(1, 9, dtype=torch.float64)
         self._oldest = 0
 
-    def add(self, step: Step, loss: float, scores: Tensor, ages: Ages, sent: int) -> None:
-        """Take in a step of this rank, whose loss is a sum over its targets, and which sent so many bytes."""
+    def add(self, step: Step, loss: float, scores: Tensor, ages: Ages, counts: Tensor) -> None:
+        """Take in a step of this rank, whose loss is a sum over its targets, and what the backend counted in it."""
         self.steps += 1
         self._measure.add(scores, step.targets.labels)
-        numbers = [loss, step.targets.labels.numel(), step.rows, sent, ages.rows, ages.never, ages.total]
+        numbers = [loss, step.targets.labels.numel(), step.rows, ages.rows, ages.never, ages.total, *counts.tolist()]
         self._sums += torch.tensor(numbers, dtype=torch.float64)
         self._oldest = max(self._oldest, ages.oldest)
 
-    def over_ranks(self) -> tuple[float, float, float, dict[str, float], float]:
-        """Return the mean loss, the measure, the rows, what :attr:`Epoch.staleness` says, and the bytes; collective."""
-        losses, targets, rows, sent, read, never, total = self._session.sum(self._sums[0].tolist())
+    def over_ranks(self) -> tuple[float, float, float, dict[str, float], list[float]]:
+        """Return mean loss, measure, rows, :attr:`Epoch.staleness`, and the backend's counts; collective."""
+        losses, targets, rows, read, never, total, *counts = self._session.sum(self._sums[0].tolist())
         staleness = {
             "rows": int(read),
             "never": int(never),
             "mean": total / max(1, read - never),
             "oldest": int(self._session.max(self._oldest)),
         }
-        return losses / targets, self._measure.over_ranks(self._session), rows, staleness, sent
+        return losses / targets, self._measure.over_ranks(self._session), rows, staleness, counts
 
     def gather(self, seconds: float) -> None:
         """Bring together what the ranks have, for :meth:`state_dict`; collective.

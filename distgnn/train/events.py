@@ -42,6 +42,7 @@ def write_events(events: SummaryWriter, epoch: Epoch) -> None:
         "speed/rows_per_second": epoch.rows_per_second,
         "speed/seconds": epoch.seconds,
         "speed/bytes_a_step": epoch.bytes_a_step,
+        "speed/cache_hits": epoch.cache_hits,
         **{f"staleness/{name}": number for name, number in (epoch.staleness or {}).items()},
     }
     for kind, by_rank in (epoch.spent or {}).items():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLORS = dict(  # Okabe and Ito's, which colorblind people tell apart
     zip(KINDS, ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#bbbbbb"), strict=True)
 )
+_COUNTED = {"bytes_a_step": "bytes sent a step", "cache_hits": "rows found in the cache"}
 _MARKED = 30  # a curve of fewer points shows them
 
 
@@ -39,10 +40,11 @@ def draw_curve(result: Result, title: str, path: Path) -> None:
 
 
 def curves(result: Result) -> Figure:
-    """Draw loss, scores and speed by epoch; the bytes of a step too, where they were counted and are some."""
-    sends = any(epoch.bytes_a_step for trial in result.history for epoch in trial)
-    figure = Figure(figsize=(16 if sends else 13, 3.8), layout="constrained")
-    axes = figure.subplots(1, 4 if sends else 3)
+    """Draw loss, scores and speed by epoch; the bytes of a step and cache hits too, where there are some."""
+    epochs = [epoch for trial in result.history for epoch in trial]
+    counted = [name for name in _COUNTED if any(getattr(epoch, name) for epoch in epochs)]
+    figure = Figure(figsize=(13 + 3 * len(counted), 3.8), layout="constrained")
+    axes = figure.subplots(1, 3 + len(counted))
     _plot(axes[0], result.history, ("loss",))
     axes[0].set(ylabel=f"training loss ({result.loss})", ylim=(0, None))
     _plot(axes[1], result.history, ("train", "val", "test"))
@@ -52,9 +54,9 @@ def curves(result: Result) -> Figure:
     axes[1].legend()
     _plot(axes[2], result.history, ("rows_per_second",))
     axes[2].set(ylabel="rows a second in training", ylim=(0, None))
-    if sends:
-        _plot(axes[3], result.history, ("bytes_a_step",))
-        axes[3].set(ylabel="bytes sent a step", ylim=(0, None))
+    for one, name in zip(axes[3:], counted, strict=True):
+        _plot(one, result.history, (name,))
+        one.set(ylabel=_COUNTED[name], ylim=(0, None))
     for one in axes[2:]:
         one.yaxis.set_major_formatter(EngFormatter(sep=""))
     return figure

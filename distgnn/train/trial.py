@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
-from distgnn.protocols import SupportsTraffic
+from distgnn.protocols import SupportsCache, SupportsTraffic
 from distgnn.train.epoch import Epoch, EpochSoFar
 from distgnn.train.models import make_model
 from distgnn.train.steps import outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
 
     from distgnn.optim import SparseOptimizer
     from distgnn.train.checkpoint import Stateful
@@ -92,7 +94,7 @@ class Trial:
         for epoch in range(done + 1, self._config.epochs + 1):
             self._session.begin_epoch()
             self._begin = time.perf_counter() - self._so_far.seconds
-            loss, train, rows, ages, sent = self._train_epoch(epoch, between)
+            loss, train, rows, ages, counts = self._train_epoch(epoch, between)
             trained = time.perf_counter()
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
             with self._session.timeline.span("evaluation"):
@@ -110,7 +112,7 @@ class Trial:
                 ages if self._config.mode == "history" else None,
                 rows / (trained - self._begin),
                 end - self._begin,
-                sent,
+                *counts,
                 self._session.spent(),
             )
 
@@ -120,15 +122,15 @@ class Trial:
 
     def _train_epoch(
         self, epoch: int, between: Callable[[], object]
-    ) -> tuple[float, float, float, dict[str, float], float | None]:
+    ) -> tuple[float, float, float, dict[str, float], tuple[float | None, float | None]]:
         self.model.train()
-        timeline, first, sent = self._session.timeline, self._so_far.steps, self._bytes_sent()
+        timeline, first, before = self._session.timeline, self._so_far.steps, self._counts()
         batches = timeline.through("batches", self._steps.train(epoch, self.model, first))
         for number, step in enumerate(batches, first):
             if number > first:
-                fetched = self._bytes_sent() - sent
+                fetched = self._counts() - before
                 between()
-                sent = self._bytes_sent() - fetched
+                before = self._counts() - fetched
             self._dense.zero_grad()
             scores = step.targets.scores(self._task, outputs(self._wrapped, step.data))
             # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
@@ -138,17 +140,19 @@ class Trial:
             self._dense.step()
             if self._sparse is not None:
                 self._sparse.step()
-            now = self._bytes_sent()
+            now = self._counts()
             total_loss = float(loss.detach()) * step.targets.count
-            self._so_far.add(step, total_loss, scores, self.model.ages.take(), now - sent)
-            sent = now
-        mean_loss, train, rows, ages, total = self._so_far.over_ranks()
-        counted = isinstance(self._session.backend, SupportsTraffic)
-        return mean_loss, train, rows, ages, total / self._so_far.steps if counted else None
+            self._so_far.add(step, total_loss, scores, self.model.ages.take(), now - before)
+            before = now
+        mean_loss, train, rows, ages, (sent, found, of) = self._so_far.over_ranks()
+        bytes_a_step = sent / self._so_far.steps if isinstance(self._session.backend, SupportsTraffic) else None
+        return mean_loss, train, rows, ages, (bytes_a_step, found / of if of else None)
 
-    def _bytes_sent(self) -> int:
+    def _counts(self) -> Tensor:
+        """Return what the backend counts since it was opened: bytes sent, rows found in its cache, and of how many."""
         backend = self._session.backend
-        return backend.bytes_sent if isinstance(backend, SupportsTraffic) else 0
+        sent = backend.bytes_sent if isinstance(backend, SupportsTraffic) else 0
+        return torch.tensor([sent, *(backend.cache_counts if isinstance(backend, SupportsCache) else (0, 0))])
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import resource
@@ -16,9 +17,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from rich.console import Console
 
 import distgnn
 from distgnn.optim import SGD, Adagrad, Adam
+from distgnn.train import run
+from distgnn.train.config import TrainConfig
+from distgnn.train.pictures import curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +168,15 @@ def test_a_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         distgnn.use("mmap", folder=tmp_path)
 
 
+def test_training_draws_which_share_of_the_rows_was_in_memory(tmp_path: Path) -> None:
+    options = {"dataset": "CustomLargeGraph", "num_nodes": 200, "num_edges": 1000, "epochs": 2, "embedding_dim": 4}
+    config = TrainConfig(**options, use_dist_embedding=True, backend="mmap", out=str(tmp_path))  # type: ignore[arg-type]
+    result = run.train(config, console=Console(quiet=True))
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["cache_hits"] <= lines[1]["cache_hits"] == 1
+    assert "rows found in the cache" in [axes.get_ylabel() for axes in curves(result).axes]
+
+
 def test_after_a_prefetch_no_row_is_waited_for(tmp_path: Path) -> None:
     spec = distgnn.EmbeddingSpec("rows", 20_000, 256)
     with distgnn.use("mmap", folder=tmp_path) as backend:
@@ -179,7 +193,11 @@ def test_after_a_prefetch_no_row_is_waited_for(tmp_path: Path) -> None:
             backend._ahead.submit(int).result()  # type: ignore[attr-defined]  # the disk was asked
             before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
             assert torch.isfinite(finish()).all()
-            return resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
+            waited = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
+            assert isinstance(backend, distgnn.SupportsCache)
+            found, counted = backend.cache_counts
+            assert (found < counted) == (waited > 0)
+            return waited
 
     if not waits(prefetched=False):
         pytest.skip("the files are in memory here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,11 +39,16 @@ class MmapBackend:
     name = "mmap"
 
     def __init__(self, *, folder: str | os.PathLike[str] | None = None) -> None:
-        self._folder = None if folder is None else Folder(Path(folder))
+        self._found: Counter[str] = Counter()
+        self._folder = None if folder is None else Folder(Path(folder), self._found)
         self._temporary = tempfile.gettempdir() if folder is None else folder
         self._stores: dict[str, MmapEmbeddingStore | MmapTensorStore | MmapGraphStore] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="distgnn-mmap")
         self._closed = False
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        return self._found["near"], self._found["all"]
 
     def open_embedding(self, spec: distgnn.EmbeddingSpec) -> MmapEmbeddingStore:
         store: MmapEmbeddingStore | None = self._attached(spec)
@@ -120,4 +126,4 @@ class MmapBackend:
 
     def _temporary_rows(self, num_rows: int, width: int, dtype: torch.dtype) -> MappedRows:
         # Such a file has no name, so that it ends with the process, however that ends.
-        return MappedRows(num_rows, width, dtype, tempfile.TemporaryFile(dir=self._temporary))
+        return MappedRows(num_rows, width, dtype, tempfile.TemporaryFile(dir=self._temporary), self._found)

@@ -17,6 +17,7 @@ from distgnn_mmap.journal import Journal, undo
 from distgnn_mmap.rows import MappedRows
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -33,13 +34,14 @@ class Folder:
 
     Args:
         path: Made if need be.
+        found: Counts rows that were in memory, for :class:`~distgnn_mmap.rows.MappedRows`.
 
     Raises:
         BackendError: Another backend has it open, or a newer version wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, found: Counter[str]) -> None:
+        self._path, self._found = path, found
         (path / "tables").mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             lock = stack.enter_context((path / "lock").open("w"))
@@ -95,7 +97,8 @@ class Folder:
         folder.mkdir(exist_ok=True)
         journal = Journal(folder / f"{file}.journal", spec.num_embeddings, self._manifest["generation"])
         descriptor = os.open(folder / file, os.O_RDWR | os.O_CREAT, 0o644)
-        rows = MappedRows(spec.num_embeddings, width, dtype, os.fdopen(descriptor, "r+b"), journal=journal)
+        opened = os.fdopen(descriptor, "r+b")
+        rows = MappedRows(spec.num_embeddings, width, dtype, opened, self._found, journal=journal)
         _sync(folder)
         return rows
 

@@ -13,11 +13,13 @@ import torch
 from distgnn.optim import put_rows, take_rows
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from torch import Tensor
 
     from distgnn_mmap.journal import Journal
 
-_SAMPLE = 32
+_SAMPLE = 32  # rows of a call, by which the cache is judged
 _CLEARED = 1 << 16  # rows at a time
 
 
@@ -29,6 +31,7 @@ class MappedRows:
         width: D.
         dtype: Of the elements.
         file: Open for reading and writing, empty or of just this size.
+        found: Counts rows of samples that were in memory, and of how many.
         journal: Keeps rows before they are changed.
     """
 
@@ -38,10 +41,11 @@ class MappedRows:
         width: int,
         dtype: torch.dtype,
         file: BinaryIO,
+        found: Counter[str],
         *,
         journal: Journal | None = None,
     ) -> None:
-        self.file, self.journal = file, journal
+        self.file, self.journal, self._found = file, journal, found
         self._row_bytes = width * dtype.itemsize
         self.rows = torch.empty(num_rows, width, dtype=dtype) if num_rows == 0 else self._mapped(num_rows, dtype)
 
@@ -52,11 +56,14 @@ class MappedRows:
         return torch.frombuffer(mapped, dtype=dtype).view(num_rows, -1)
 
     def take(self, ids: Tensor) -> Tensor:
-        """Copy rows ``[K, D]``. If the first ones must come from the disk, it is asked for the others all at once."""
+        """Copy rows ``[K, D]``. If some of a sample must come from the disk, it is asked for all of them at once."""
+        sample = ids[:: len(ids) // _SAMPLE + 1]
         before = _reads()
-        self.rows[:, 0].index_select(0, ids[:_SAMPLE])
-        if _reads() > before:
-            self.ask(ids[_SAMPLE:])
+        self.rows[:, 0].index_select(0, sample)
+        missed = min(_reads() - before, len(sample))
+        self._found.update(near=len(sample) - missed, all=len(sample))
+        if missed:
+            self.ask(ids)
         return take_rows(self.rows, ids)
 
     def ask(self, ids: Tensor) -> None:
@@ -97,5 +104,5 @@ class MappedRows:
 
 
 def _reads() -> int:
-    """Count how often this process has waited for a page from the disk."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    """Count how often this thread has waited for a page from the disk."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
