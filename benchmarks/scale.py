@@ -87,7 +87,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     left.axhline(256, color="gray", linestyle=":", linewidth=1)
     left.annotate("256 GB", (8, 256), textcoords="offset points", xytext=(0, 3), fontsize=8, color="gray")
-    right.legend(fontsize=8, loc="upper right")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
     figure.suptitle("A billion nodes, ten billion edges, GIN of 3 layers, Adam: estimates")
     figure.savefig(path, dpi=130)
 

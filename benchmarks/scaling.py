@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -247,7 +248,8 @@ def draw(results: Numbers, path: Path) -> None:
     axes[0].legend(["full-graph training", "inference"])
     bars = results.get("strong", [])
     ratios = [bars[0]["step_ms"] / bar["step_ms"] for bar in bars]
-    axes[1].bar_label(axes[1].bar([bar["case"] for bar in bars], ratios, color="tab:orange"), fmt="%.2f")
+    cases = [textwrap.fill(bar["case"], 8) for bar in bars]
+    axes[1].bar_label(axes[1].bar(cases, ratios, color="tab:orange"), fmt="%.2f")
     axes[1].margins(y=0.12)
     axes[1].set(title="The graph stays", ylabel="times as fast as one rank")
     figure.savefig(path, dpi=130)

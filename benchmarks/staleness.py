@@ -177,7 +177,8 @@ def report(results: Results, out: Path) -> None:
         spreads = [statistics.pstdev(measured["accuracy"]) for measured in series]
         sent = [statistics.mean(measured["megabytes"]) for measured in series]
         axes[0].errorbar(list(by_staleness), means, yerr=spreads, marker="o", capsize=3, label=name)
-        axes[1].plot(list(by_staleness), [each / sent[0] for each in sent], marker="o", label=name)
+        style = "--" if axes[1].lines else "-"  # what lies on each other is seen
+        axes[1].plot(list(by_staleness), [each / sent[0] for each in sent], style, marker="o", label=name)
     for one, label in zip(axes, ("test accuracy", "bytes, relative to staleness 0"), strict=True):
         one.set(xlabel="staleness: steps that halo rows are used again", ylabel=label)
         one.grid(alpha=0.3)

@@ -37,6 +37,7 @@ _BAD_INPUT = (
     SpecError,
 )
 _EXIT_CODES: dict[tuple[type[BaseException], ...], int] = {_BAD_INPUT: 2, (TrainingStoppedError,): 3, (Exception,): 1}
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Distributed Graph Isomorphism Networks for PyTorch Geometric, with pluggable storage.",
@@ -76,6 +77,7 @@ def main() -> None:
             raise
         typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(next(code for kinds, code in _EXIT_CODES.items() if isinstance(error, kinds)))
-    except KeyboardInterrupt:
-        typer.secho("interrupted; the folder of a run keeps what was measured so far", err=True, fg="red")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer ends so, and says nothing
+            typer.secho("interrupted; the folder of a run keeps what was measured so far", err=True, fg="red")
+        raise

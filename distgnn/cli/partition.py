@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distgnn.graph.partition_report import PartitionReport
 
 _DATA, _PARTS, _OWN, _OUTPUT = "Data", "Parts", "A graph of your own", "Output"
+_SHOWN = 32  # parts
 
 
 def partition(
@@ -98,9 +99,11 @@ def show_parts(console: Console, report: PartitionReport) -> None:
 
     title = f"{len(report.parts)} parts by {report.method}"
     table = Table("part", "nodes", "in-edges", "cut", "halo nodes", title=title)
-    for number, part in enumerate(report.parts):
+    for number, part in enumerate(report.parts[:_SHOWN]):
         sizes = (part.nodes, part.edges, part.cut_edges, part.halo_nodes)
         table.add_row(str(number), *(f"{size:,}" for size in sizes))
+    if len(report.parts) > _SHOWN:
+        table.caption = f"and {len(report.parts) - _SHOWN:,} more, which --json prints"
     console.print(table)
 
 

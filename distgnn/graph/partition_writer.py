@@ -165,6 +165,6 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if not (out.exists() or out.is_symlink()):
         return
     if not overwrite:
-        raise ConfigError(f"{out} is there already; choose another folder, or ask for it to be overwritten")
+        raise ConfigError(f"{out} is there already; choose another folder, or replace it (--overwrite)")
     if not (out / MANIFEST).is_file():
         raise ConfigError(f"{out} is there and is no partition, so it is not overwritten; choose another folder")

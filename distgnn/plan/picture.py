@@ -26,17 +26,18 @@ def draw_estimates(job: Job, estimates: Sequence[Estimate], room: float, path: P
         ConfigError: The file cannot be written, or is of no known type.
     """
     timed = bool(estimates[0].seconds)
-    figure = Figure(figsize=(11 if timed else 6, 4.2), layout="constrained")
+    figure = Figure(figsize=(12 if timed else 7, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     labels = [str(one.ranks) for one in estimates]
     _stack(axes[0], labels, [one.memory for one in estimates], 1e-9)
-    axes[0].axhline(room / 1e9, color="black", linestyle="--", linewidth=1, label=f"{room / 1e9:g} GB")
+    if max(one.bytes_needed for one in estimates) > room / 4:  # else the bars would be too small to see
+        axes[0].axhline(room / 1e9, color="black", linestyle="--", linewidth=1, label=f"{room / 1e9:g} GB")
     axes[0].set(xlabel="machines", ylabel="memory of a machine, GB")
     if timed:
         _stack(axes[1], labels, [one.seconds for one in estimates], 1)
         axes[1].set(xlabel="machines", ylabel="seconds a step")
     for one in axes:
-        one.legend(fontsize=8)
+        one.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, reverse=True)
         one.grid(alpha=0.3, axis="y")
     figure.suptitle(
         f"{job.nodes:,} nodes, {job.edges:,} edges, embeddings of {job.embedding_dim}, {job.num_layers} layers of "
@@ -53,5 +54,5 @@ def _stack(axes: Axes, labels: Sequence[str], bars: Sequence[Mapping[str, float]
     bottom = np.zeros(len(bars))
     for name in bars[0]:
         heights = np.array([bar[name] * unit for bar in bars])
-        axes.bar(labels, heights, bottom=bottom, label=name)
+        axes.bar(labels, heights, 0.6, bottom=bottom, label=name)
         bottom += heights

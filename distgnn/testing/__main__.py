@@ -6,6 +6,7 @@ import ast
 import json
 from collections import Counter
 from dataclasses import asdict
+from textwrap import fill
 
 import typer
 
@@ -65,10 +66,16 @@ def as_dict(report: Report) -> dict[str, object]:
 def as_text(report: Report) -> str:
     """Give the report for a reader: what failed, what was skipped, what it can do, and how it ended."""
     lines = []
-    for each in report.having("failed"):
-        lines += ["", f"FAILED  {each.sentence}", f"        {each.test}", *_indented(each)]
-    skipped = Counter((each.sentence, each.message) for each in report.having("skipped"))
-    lines += ["", *(f"skipped {sentence}: {reason} ({count})" for (sentence, reason), count in skipped.items())]
+    cases = Counter(each.sentence for each in report.having("failed"))
+    first = {each.sentence: each for each in reversed(report.having("failed"))}
+    for sentence, count in cases.items():
+        more = f", in {count} cases, of which this is the first" if count > 1 else ""
+        lines += ["", f"FAILED  {sentence}{more}", f"        {first[sentence].test}", *_indented(first[sentence])]
+    skipped = Counter(each.message for each in report.having("skipped"))
+    for reason, count in skipped.items():
+        sentences = {each.sentence: None for each in report.having("skipped") if each.message == reason}
+        told = fill("; ".join(sentences), 120, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        lines += ["", f"skipped {count} as {reason}:", told]
     lines += ["", report.heading, report.row, ""]
     counts = ", ".join(f"{len(report.having(outcome))} {outcome}" for outcome in ("passed", "failed", "skipped"))
     on = f"on {report.ranks} rank{'s' if report.ranks > 1 else ''}"

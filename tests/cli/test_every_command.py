@@ -111,3 +111,11 @@ def test_an_unknown_option_is_named_with_exit_code_2(command: str, run: Any) -> 
     code, out, error = run(command, "--nope")
     assert (code, out) == (2, "")
     assert "No such option: --nope" in error
+
+
+def test_a_command_that_is_interrupted_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distgnn.doctor.examine", interrupted)
+    assert run("doctor")[::2] == (130, "interrupted; the folder of a run keeps what was measured so far\n")
