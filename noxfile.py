@@ -54,6 +54,6 @@ def wheel(session: nox.Session) -> None:
         session.run("distgnn", "backends")
         generated = ("--dataset", "CustomLargeGraph", "--use-dist-embedding", "--embedding-dim", "16")
         session.run("distgnn", "train", *generated, "--epochs", "2")
-        session.run("mypy", "--strict", "test_users_model.py")
+        session.run("mypy", "--strict", "--explicit-package-bases", "test_users_model.py")
         session.run("pytest", "-q", "test_users_model.py")
         session.run("python", "-m", "distgnn.testing", "memory")

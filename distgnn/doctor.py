@@ -225,4 +225,8 @@ def _cache() -> Finding:
         return Finding(
             "cache", "problem", f"{folder} cannot be written", f"export {CACHE_VARIABLE}=... to one that can"
         )
-    return Finding("cache", "ok", f"{folder}, {shutil.disk_usage(there).free / 1e9:,.1f} GB free")
+    free = shutil.disk_usage(there).free
+    found = f"{folder}, {free / 1e9:,.1f} GB free"
+    if free < _SMALL:
+        return Finding("cache", "note", found, f"export {CACHE_VARIABLE}=... to a folder on a disk with more")
+    return Finding("cache", "ok", found)
