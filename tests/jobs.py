@@ -1,15 +1,24 @@
-"""Jobs of real processes, for tests that kill, stop or cut off some of them; none is left behind."""
+"""Jobs of real processes, for tests that kill, stop or cut off some of them; none is left behind.
+
+Ranks are forked from a process that has imported what they need, which is most of the work of a start; each then runs
+its script, and ends, as a Python of its own would.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import io
+import multiprocessing
 import os
 import re
+import runpy
 import socket
-import subprocess
 import sys
 import time
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,11 +27,15 @@ import pytest
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from multiprocessing.process import BaseProcess
 
     StartJob = Callable[..., "Job"]
 
 MARK = "DISTGNN_TEST_JOB"
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(
+    ["tests.jobs", "distgnn.train.run", "distgnn.backends.pyg.backend", "distgnn.backends.dgl.cluster"]
+)
 
 
 class Job:
@@ -50,7 +63,7 @@ class Job:
     ) -> None:
         self._folder = folder
         self._mark = uuid.uuid4().hex
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._processes: dict[int, BaseProcess] = {}
         everyone = {
             **os.environ,
             "WORLD_SIZE": str(world_size),
@@ -62,15 +75,13 @@ class Job:
             MARK: self._mark,
         }
         for rank in range(world_size) if present is None else present:
-            host = hosts[rank] if hosts else ()
-            with (folder / f"{rank}.out").open("wb") as out, (folder / f"{rank}.err").open("wb") as err:
-                self._processes[rank] = subprocess.Popen(
-                    [*host, sys.executable, "-u", str(script), *arguments],
-                    stdout=out,
-                    stderr=err,
-                    env={**everyone, "RANK": str(rank)},
-                    start_new_session=True,
-                )
+            output = folder / str(rank)
+            output.with_suffix(".out").touch()
+            output.with_suffix(".err").touch()
+            command = [*(hosts[rank] if hosts else ()), str(script), *arguments]
+            about = (command, {**everyone, "RANK": str(rank)}, str(output), str(Path.cwd()))
+            self._processes[rank] = forks.Process(target=be_rank, args=about)
+            self._processes[rank].start()
 
     def output(self, rank: int) -> str:
         return (self._folder / f"{rank}.out").read_text()
@@ -88,25 +99,31 @@ class Job:
         deadline = time.monotonic() + timeout * slowness()
         for rank, process in self._processes.items():
             while word not in self.output(rank):
-                assert process.poll() is None, f"rank {rank} ended:\n{self.errors(rank)}"
+                assert process.is_alive(), f"rank {rank} ended:\n{self.errors(rank)}"
                 assert time.monotonic() < deadline, f"rank {rank} does not print {word!r}:\n{self.errors(rank)}"
                 time.sleep(0.02)
 
     def send(self, rank: int, number: signal.Signals) -> None:
-        self._processes[rank].send_signal(number)
+        os.kill(self._pid(rank), number)
+
+    def _pid(self, rank: int) -> int:
+        pid = self._processes[rank].pid
+        assert pid is not None
+        return pid
 
     def children(self, rank: int) -> list[psutil.Process]:
-        return list(psutil.Process(self._processes[rank].pid).children())
+        return list(psutil.Process(self._pid(rank)).children())
 
     def codes(self, *ranks: int, timeout: float) -> list[int]:
         """Wait for ranks, all unless named, and return their exit codes; times are those of an idle machine."""
         timeout *= slowness()
         deadline = time.monotonic() + timeout
-        try:
-            return [self._processes[rank].wait(deadline - time.monotonic()) for rank in ranks or self._processes]
-        except subprocess.TimeoutExpired:
-            late = {rank: self.errors(rank)[-2000:] for rank, one in self._processes.items() if one.poll() is None}
-            pytest.fail(f"after {timeout:g} s ranks {list(late)} still run: {late}")
+        asked = ranks or tuple(self._processes)
+        for rank in asked:
+            self._processes[rank].join(max(0.0, deadline - time.monotonic()))
+        late = {rank: self.errors(rank)[-2000:] for rank in asked if self._processes[rank].is_alive()}
+        assert not late, f"after {timeout:g} s ranks {list(late)} still run: {late}"
+        return [int(self._processes[rank].exitcode or 0) for rank in asked]
 
     def assert_lost(self, survivors: tuple[int, ...], *, within: float, text: str) -> None:
         """Make sure that the survivors end by PeerLostError with ``text``, in which ``{rank}`` is theirs."""
@@ -120,8 +137,38 @@ class Job:
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
-            process.wait()
-        assert_nothing_left(self._mark)
+            process.join()
+        assert_nothing_left(self._mark, [self._pid(rank) for rank in self._processes])
+
+
+def be_rank(command: Sequence[str], environment: Mapping[str, str], output: str, folder: str) -> None:
+    """Be the process of a rank: run its script in a folder, by another command where it is given one, and end."""
+    gc.freeze()  # what all ranks have in common stays in common
+    os.setsid()
+    for number, suffix in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{suffix}", os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    if not command[0].endswith(".py"):
+        script = next(position for position, word in enumerate(command) if word.endswith(".py"))
+        os.execvp(command[0], [*command[:script], sys.executable, "-u", *command[script:]])
+    import torch  # the process that this one is forked from has it
+
+    torch.set_num_threads(1)
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.argv = [*command]
+    sys.path.insert(0, str(Path(command[0]).parent))
+    code = 0
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001  # as Python says it
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    ctypes.pythonapi.Py_Exit(code)
 
 
 def slowness() -> float:
@@ -129,22 +176,23 @@ def slowness() -> float:
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def assert_nothing_left(mark: str) -> None:
+def assert_nothing_left(mark: str, sessions: Sequence[int]) -> None:
     """Make sure that soon no process of a job runs, whoever started it; sockets and nameless memory go with them."""
     deadline = time.monotonic() + 10 * slowness()
-    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+    while (left := processes_of(mark, sessions)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in left:
         process.kill()
     assert not left, f"the job has left {left}"
 
 
-def marked_processes(mark: str) -> list[psutil.Process]:
-    """List the processes of a job: its environment variable ``DISTGNN_TEST_JOB`` has come down to them."""
+def processes_of(mark: str, sessions: Sequence[int]) -> list[psutil.Process]:
+    """List the processes of a job: in a session of its ranks, or of its environment variable ``DISTGNN_TEST_JOB``."""
     found = []
     for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+        with suppress(psutil.Error, ProcessLookupError):
+            its = os.getsid(process.pid) in sessions or process.environ().get(MARK) == mark
+            if its and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

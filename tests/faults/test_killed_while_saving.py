@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
+import signal
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distgnn.train.checkpoint import latest_checkpoint
 from tests.faults.saving import COLUMNS, ROWS, saves
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.jobs import StartJob
+
 KILLS = 5
 
 
-def test_every_checkpoint_that_is_there_is_whole_and_the_last_is_never_lost(tmp_path: Path) -> None:
+def test_every_checkpoint_that_is_there_is_whole_and_the_last_is_never_lost(
+    start_job: StartJob, tmp_path: Path
+) -> None:
     moments, last, drafts = random.Random(0), 0, 0
     for _ in range(KILLS):
-        command = [sys.executable, str(Path(__file__).with_name("saving.py")), str(tmp_path), str(last + 1)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            # It saves, and not for the first time.
-            while not any(int(path.stem.partition("-")[2]) > last + 1 for path in tmp_path.glob(".step-*.draft")):
-                assert process.poll() is None
-            time.sleep(moments.uniform(0.0, 0.02))
-            process.kill()
+        job = start_job("saving.py", str(tmp_path), str(last + 1), world_size=1)
+        job.wait_for("ready")
+        # It saves, and not for the first time.
+        while not any(int(path.stem.partition("-")[2]) > last + 1 for path in tmp_path.glob(".step-*.draft")):
+            job.wait_for("ready")
+        time.sleep(moments.uniform(0.0, 0.02))
+        job.send(0, signal.SIGKILL)
+        job.codes(timeout=10)
         drafts += len(list(tmp_path.glob(".step-*.draft")))
         steps = sorted(int(path.name[5:]) for path in tmp_path.glob("step-*"))
         for step in steps:
