@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 PATIENCE, LIMIT = 5.0, 40.0  # seconds until the rest of a job is asked to end, as torchrun asks, and until it hangs
+PROMPT = 10.0  # seconds after the last rank in which a server ends
 RANKS = {"memory": 1, "pyg": 2, "dgl": 2}
 OPTIONS: dict[str, Any] = {
     "dataset": "CustomLargeGraph",
@@ -131,7 +132,7 @@ class Job:
 
     def leftovers(self) -> list[str]:
         """Name what the job has left: servers, names in shared memory, a port that is still listened on."""
-        deadline = time.monotonic() + LIMIT  # a server that was just started ends when it has imported what it needs
+        deadline = time.monotonic() + PROMPT
         while (left := self.servers()) and time.monotonic() < deadline:
             time.sleep(0.05)
         names = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in self._names)]  # noqa: S108

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import socket
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]  # it is there
 
 _T = TypeVar("_T")
+_LAST_SECONDS = 2.0  # more than what comes late by itself takes
 _joined = itertools.count(1)  # every rank joins the same jobs in the same order
 
 
@@ -187,7 +189,8 @@ def within(seconds: float, ask: Callable[[], _T]) -> _T:
     """Return what ``ask`` returns, from a thread: some calls of torch wait longer than they are told, or without end.
 
     Raises:
-        TimeoutError: It has not returned in time; the thread is left behind.
+        TimeoutError: It has not returned in time; the thread is left behind, and the process waits for it for a moment
+            before it ends: a thread that comes back from C++ while Python is taken down would abort it.
     """
     answer: Future[_T] = Future()
 
@@ -197,9 +200,11 @@ def within(seconds: float, ask: Callable[[], _T]) -> _T:
         except BaseException as error:  # noqa: BLE001  # raised again by whoever waits
             answer.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    thread = Thread(target=run, daemon=True)
+    thread.start()
     wait([answer], seconds)
     if not answer.done():
+        atexit.register(thread.join, _LAST_SECONDS)
         raise TimeoutError(f"no answer in {seconds:g} s")
     return answer.result()
 

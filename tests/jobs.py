@@ -14,6 +14,7 @@ import os
 import re
 import runpy
 import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -47,7 +48,7 @@ class Job:
         arguments: Its arguments.
         world_size: How many ranks the job is told to have.
         present: The ranks that are started, all of them unless it says otherwise.
-        hosts: A command for each rank that runs another in the rank's host.
+        hosts: The network namespace of each rank's host, which has shared memory of its own; "" stays in this one.
         environment: What differs from the environment of one machine.
     """
 
@@ -58,7 +59,7 @@ class Job:
         *arguments: str,
         world_size: int,
         present: Sequence[int] | None = None,
-        hosts: Sequence[Sequence[str]] = (),
+        hosts: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
@@ -78,8 +79,9 @@ class Job:
             output = folder / str(rank)
             output.with_suffix(".out").touch()
             output.with_suffix(".err").touch()
-            command = [*(hosts[rank] if hosts else ()), str(script), *arguments]
-            about = (command, {**everyone, "RANK": str(rank)}, str(output), str(Path.cwd()))
+            host = hosts[rank] if hosts else None
+            environment = {**everyone, "RANK": str(rank)}
+            about = (str(script), arguments, environment, str(output), str(Path.cwd()), host)
             self._processes[rank] = forks.Process(target=be_rank, args=about)
             self._processes[rank].start()
 
@@ -141,8 +143,15 @@ class Job:
         assert_nothing_left(self._mark, [self._pid(rank) for rank in self._processes])
 
 
-def be_rank(command: Sequence[str], environment: Mapping[str, str], output: str, folder: str) -> None:
-    """Be the process of a rank: run its script in a folder, by another command where it is given one, and end."""
+def be_rank(
+    script: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    output: str,
+    folder: str,
+    host: str | None,
+) -> None:
+    """Be the process of a rank: run its script in a folder, and end."""
     gc.freeze()  # what all ranks have in common stays in common
     os.setsid()
     for number, suffix in ((1, "out"), (2, "err")):
@@ -150,19 +159,18 @@ def be_rank(command: Sequence[str], environment: Mapping[str, str], output: str,
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if not command[0].endswith(".py"):
-        script = next(position for position, word in enumerate(command) if word.endswith(".py"))
-        os.execvp(command[0], [*command[:script], sys.executable, "-u", *command[script:]])
+    if host is not None:
+        move_to(host)
     import torch  # the process that this one is forked from has it
 
     torch.set_num_threads(1)
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)
-    sys.argv = [*command]
-    sys.path.insert(0, str(Path(command[0]).parent))
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).parent))
     code = 0
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001  # as Python says it
@@ -174,6 +182,18 @@ def be_rank(command: Sequence[str], environment: Mapping[str, str], output: str,
 def slowness() -> float:
     """Tell how many times as long as on an idle machine processes take here to start and end."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def move_to(host: str) -> None:
+    """Take this process to a network namespace, with mounts and shared memory of its own."""
+    system = ctypes.CDLL(None, use_errno=True)
+    failed = system.unshare(0x20000)  # CLONE_NEWNS
+    if host:
+        with Path("/var/run/netns", host).open() as namespace:
+            failed |= system.setns(namespace.fileno(), 0x40000000)  # CLONE_NEWNET
+    assert not failed, os.strerror(ctypes.get_errno())
+    for mount in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", "/dev/shm"]):
+        subprocess.run(["mount", *mount], check=True)
 
 
 def assert_nothing_left(mark: str, sessions: Sequence[int]) -> None:
@@ -213,7 +233,7 @@ def start_job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartJ
         *arguments: str,
         world_size: int,
         present: Sequence[int] | None = None,
-        hosts: Sequence[Sequence[str]] = (),
+        hosts: Sequence[str] = (),
         **environment: str,
     ) -> Job:
         folder = tmp_path / str(len(jobs))

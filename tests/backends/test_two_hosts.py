@@ -25,7 +25,6 @@ SCRIPT = "host_rank.py"
 SCRIPT_OF_TRAINING = "training_rank.py"
 EXAMPLE = "../../examples/distributed_gin_example.py"
 CABLE = "cable"
-OWN_MEMORY = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 
 
 class Hosts(NamedTuple):
@@ -33,11 +32,10 @@ class Hosts(NamedTuple):
     start_job: StartJob
 
     def start(self, *command: str, interface: str = CABLE) -> Job:
-        run = ["unshare", "--mount", "sh", "-c", OWN_MEMORY, "sh"]
         return self.start_job(
             *command,
             world_size=2,
-            hosts=[["ip", "netns", "exec", name, *run] for name in self.names],
+            hosts=self.names,
             MASTER_ADDR="10.77.0.1",
             MASTER_PORT="29500",
             GLOO_SOCKET_IFNAME=interface,
