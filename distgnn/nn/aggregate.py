@@ -24,33 +24,34 @@ Part = TypeVar("Part")
 _CHUNK = 2**19  # numbers in the messages that a thread has in memory at a time
 
 
-def neighbor_sum(x: Tensor, layout: Layout) -> Tensor:
+def neighbor_sum(x: Tensor, layout: Layout, own: float = 0.0) -> Tensor:
     r"""Sum :math:`\mathbf{x}_j` over the edges :math:`(j, i)` into each node.
 
     Args:
         x: ``[num_sources, D]``.
         layout: The edges.
+        own: How many times a node's own row is added to its sum; other than 0 only where sources are destinations.
 
     Returns:
         ``[num_destinations, D]``, differentiable any number of times.
     """
-    out: Tensor = _NeighborSum.apply(x, layout, False)  # type: ignore[no-untyped-call]
+    out: Tensor = _NeighborSum.apply(x, layout, own, False)  # type: ignore[no-untyped-call]
     return out
 
 
 class _NeighborSum(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: Layout, reverse: bool) -> Tensor:
-        ctx.layout, ctx.reverse = layout, reverse
+    def forward(ctx: Any, x: Tensor, layout: Layout, own: float, reverse: bool) -> Tensor:
+        ctx.rest = layout, own, not reverse
         bags = layout.outgoing if reverse else layout.incoming
-        return _sum_bags(x.contiguous(), bags.neighbors, bags.offsets)
+        return _add(_sum_bags(x.contiguous(), bags.neighbors, bags.offsets), x, own)
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _NeighborSum.apply(gradients, ctx.layout, not ctx.reverse), None, None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _NeighborSum.apply(gradients, *ctx.rest), None, None, None  # type: ignore[no-untyped-call]
 
 
-def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
+def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout, own: float = 0.0) -> Tensor:
     r"""Sum :math:`\mathrm{ReLU}(\mathbf{x}_j + \mathbf{e}_{j,i})` over the edges :math:`(j, i)` into each node.
 
     Messages are computed a few thousand at a time, and again in backward.
@@ -59,43 +60,49 @@ def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
         x: ``[num_sources, D]``.
         edge_attr: ``[E, D]``, in the user's order.
         layout: The edges.
+        own: As in :func:`neighbor_sum`.
 
     Returns:
         ``[num_destinations, D]`` of the type that the sum of both has, differentiable any number of times.
     """
     dtype = torch.promote_types(x.dtype, edge_attr.dtype)
     out: Tensor = _NeighborReluSum.apply(  # type: ignore[no-untyped-call]
-        x.to(dtype), edge_attr.to(dtype), layout
+        x.to(dtype), edge_attr.to(dtype), layout, own
     )
     return out
 
 
 class _NeighborReluSum(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout) -> Tensor:
-        ctx.layout = layout
+    def forward(ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout, own: float) -> Tensor:
+        ctx.layout, ctx.own = layout, own
         ctx.save_for_backward(x, edge_attr)
         x, edge_attr = x.contiguous(), edge_attr.contiguous()
 
         def messages(chunk: _Chunk) -> Tensor:
             return chunk.sum(chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_())
 
-        return _sum_chunks(messages, layout.incoming, x)
+        return _add(_sum_chunks(messages, layout.incoming, x), x, own)
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, edge_attr = (saved.contiguous() for saved in ctx.saved_tensors)
         if torch.is_grad_enabled():
-            return *_relu_gradients(gradients, x, edge_attr, ctx.layout), None
+            of_x, by_edge = _relu_gradients(gradients, x, edge_attr, ctx.layout)
+            return _add(of_x, gradients, ctx.own), by_edge, None, None
         gradients = gradients.contiguous()
         if not ctx.needs_input_grad[1]:
-            return _relu_gradients_of_x(gradients, x, edge_attr, ctx.layout), None, None
+            return _add(_relu_gradients_of_x(gradients, x, edge_attr, ctx.layout), gradients, ctx.own), None, None, None
         by_edge = _relu_gradients_of_edges(gradients, x, edge_attr, ctx.layout)
         if not ctx.needs_input_grad[0]:
-            return None, by_edge, None
+            return None, by_edge, None, None
         offsets, _, order = ctx.layout.outgoing
         order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
-        return _sum_bags(by_edge, order, offsets), by_edge, None
+        return _add(_sum_bags(by_edge, order, offsets), gradients, ctx.own), by_edge, None, None
+
+
+def _add(sums: Tensor, rows: Tensor, own: float) -> Tensor:
+    return sums.add_(rows, alpha=own) if own else sums
 
 
 def _relu_gradients(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -111,7 +118,8 @@ def _relu_gradients_of_x(gradients: Tensor, x: Tensor, edge_attr: Tensor, layout
 
     def passed(chunk: _Chunk) -> Tensor:
         inputs = chunk.nodes_of(x).add_(chunk.edges_of(edge_attr))
-        return chunk.sum(torch.ops.aten.threshold_backward(chunk.neighbors_of(gradients), inputs, 0))
+        passing = chunk.neighbors_of(gradients)
+        return chunk.sum(torch.ops.aten.threshold_backward.grad_input(passing, inputs, 0, grad_input=passing))
 
     return _sum_chunks(passed, layout.outgoing, x)
 

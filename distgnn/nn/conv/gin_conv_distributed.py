@@ -112,7 +112,8 @@ class DistributedGINConv(GINConv):
         if not is_scripting():
             layout = find_layout(self, GINConv.message, edge_index, x, size)
             if layout is not None:
-                out, x_r = _add_self(neighbor_sum(x[0], layout), self.eps, x_r)
+                own, x_r = _own(x, self.eps)
+                out = neighbor_sum(x[0], layout, own)
         if out is None:
             # propagate_type: (x: OptPairTensor)
             out = self.propagate(edge_index, x=x, size=size)
@@ -236,9 +237,7 @@ class DistributedGINEConv(GINEConv):
         out: OptTensor = None
         x_r = x[1]
         if not is_scripting():
-            sums = _sum_messages(self, x, edge_index, edge_attr, size)
-            if sums is not None:
-                out, x_r = _add_self(sums, self.eps, x_r)
+            out, x_r = _sum_messages(self, x, edge_index, edge_attr, size)
         if out is None:
             # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
             out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
@@ -302,22 +301,23 @@ def edge_inputs(
 
 def _sum_messages(
     conv: DistributedGINEConv, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size
-) -> OptTensor:
-    """Sum the messages of GINE without keeping them; None where that is left to PyG."""
+) -> Tuple[OptTensor, OptTensor]:
+    """Sum the messages of GINE without keeping them, or leave it to PyG; and say what is still to be added."""
     layout = find_layout(conv, GINEConv.message, edge_index, x, size)
     if layout is None or not is_matrix(edge_attr):
-        return None
+        return None, x[1]
     width = edge_attr.size(1) if conv.lin is None else conv.lin.out_channels
     if edge_attr.size(0) != layout.edges.size(1) or width != x[0].size(1):
-        return None
-    return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout)
+        return None, x[1]
+    own, x_r = _own(x, conv.eps)
+    return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout, own), x_r
 
 
-def _add_self(sums: Tensor, eps: Tensor, x_r: OptTensor) -> Tuple[Tensor, OptTensor]:
-    """Add the nodes themselves to new sums in place, and return what then is still to be added."""
-    if x_r is None or eps.requires_grad or torch.result_type(sums, x_r) != sums.dtype:
-        return sums, x_r
-    return sums.add_(x_r, alpha=1 + eps.item()), None
+def _own(x: OptPairTensor, eps: Tensor) -> Tuple[float, OptTensor]:
+    """Return how many times a sum takes the nodes themselves along, and what then is still to be added to it."""
+    if x[1] is not x[0] or eps.requires_grad:
+        return 0.0, x[1]
+    return 1 + eps.item(), None
 
 
 def _node_inputs(
