@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from distgnn.train.timeline import KINDS
 
@@ -46,19 +46,22 @@ def curves(result: Result) -> Figure:
     figure = Figure(figsize=(13 + 3 * len(counted), 3.8), layout="constrained")
     axes = figure.subplots(1, 3 + len(counted))
     _plot(axes[0], result.history, ("loss",))
-    axes[0].set(ylabel=f"training loss ({result.loss})", ylim=(0, None))
+    axes[0].set(ylabel=f"training loss ({result.loss})")
     _plot(axes[1], result.history, ("train", "val", "test"))
     axes[1].set(ylabel=result.measure, ylim=(0, 1.02))
     if len(set(result.epochs)) == 1:
         axes[1].axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
     axes[1].legend()
     _plot(axes[2], result.history, ("rows_per_second",))
-    axes[2].set(ylabel="rows a second in training", ylim=(0, None))
+    axes[2].set(ylabel="rows a second in training")
     for one, name in zip(axes[3:], counted, strict=True):
         _plot(one, result.history, (name,))
-        one.set(ylabel=_COUNTED[name], ylim=(0, None))
+        one.set(ylabel=_COUNTED[name])
+    for one in (axes[0], *axes[2:]):
+        one.set_ylim(0, 1.05 * one.get_ylim()[1])  # whole markers
     for one in axes[2:]:
-        one.yaxis.set_major_formatter(EngFormatter(sep=""))
+        is_share = one.get_ylabel() == _COUNTED["cache_hits"]
+        one.yaxis.set_major_formatter(PercentFormatter(1) if is_share else EngFormatter(sep=""))
     return figure
 
 
