@@ -46,7 +46,8 @@ def bench(
         return
     console, table = Console(), Table(*header)
     for line in lines:
-        reached = Text("\n".join(_reached(line)), "green" if line["is_reached"] else "red")
+        told = _reached(line) if line["is_reached"] else [*_reached(line), "not reached"]
+        reached = Text("\n".join(told), "green" if line["is_reached"] else "red")
         table.add_row(line["what"], line["against"], _asked(line), reached)
     console.print(table)
     for file, content in results.items():
