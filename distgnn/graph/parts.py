@@ -42,7 +42,8 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         The part, with its own n nodes first and behind them its halo, the h nodes of other parts that its edges come
         from: ``x`` ``[n + h, F]``, ``edge_index`` ``[2, e]``, whose edges end in own nodes, ``n_id`` ``[n + h]`` and
         ``e_id`` ``[e]``, the ids of nodes and edges in ``graph``, features of edges ``[e, ...]``, and ``halo``, which
-        models take. Other features of nodes, as ``y`` and masks, are those of its own, ``[n, ...]``.
+        models take. Edges from own nodes come before those from the halo. Other features of nodes, as ``y`` and masks,
+        are those of its own, ``[n, ...]``.
 
     Raises:
         DataFormatError: The graph has no nodes, or edges that end outside it.
@@ -74,7 +75,8 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         part,
         torch.cat([nodes[first:last], nodes[remote]]),
         edge_ids,
-        own | {name: rows[edge_ids] for name, rows in features["edges"].items()},
+        own,
+        {name: rows[edge_ids] for name, rows in features["edges"].items()},
         border,
     )
 
@@ -114,7 +116,8 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
         rank,
         torch.cat([found.node_ids, found.halo_ids]),
         found.edge_ids,
-        found.node_features | found.edge_features,
+        found.node_features,
+        found.edge_features,
     )
     spec = TensorSpec(default_name("part_readers"), (data.halo.num_rows,), torch.int64)
     with closing(backend.open_tensor(spec)) as readers:
@@ -217,10 +220,11 @@ def _as_data(
     part: int,
     node_ids: Tensor,
     edge_ids: Tensor,
-    features: dict[str, Tensor],
+    node_features: dict[str, Tensor],
+    edge_features: dict[str, Tensor],
     border: Tensor | None = None,
 ) -> Data:
-    """Number a part's nodes as they stand.
+    """Number a part's nodes as they stand, and bring its edges from own nodes before those from the halo.
 
     Args:
         edges: ``[2, e]``, the new ids of sources above destinations counted from the part's first.
@@ -229,12 +233,14 @@ def _as_data(
         part: Which part.
         node_ids: ``[n + h]``, the user's ids of own and halo nodes.
         edge_ids: ``[e]``, the user's ids of edges.
-        features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
+        node_features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
+        edge_features: As in the order of ``edges``.
         border: ``[b]``, its nodes that other parts read, counted from the part's first, where they are known.
     """
     first, last = book.bounds[part : part + 2]
-    sources, positions = edges
-    inner = (sources >= first) & (sources < last)
+    inner = (edges[0] >= first) & (edges[0] < last)
+    order = inner.logical_not().to(torch.uint8).argsort(stable=True)  # edges from own nodes first
+    (sources, positions), inner = edges[:, order], inner[order]
     local = torch.where(inner, sources - first, torch.searchsorted(remote, sources) + last - first)
     # Parts of equal height, so that in a store that is spread evenly each rank holds the rows of its own nodes.
     height = max(stop - start for start, stop in pairwise(book.bounds))
@@ -246,5 +252,6 @@ def _as_data(
         num_rows=height * (len(book.bounds) - 1),
         border=border,
     )
-    named = {"n_id": node_ids, "e_id": edge_ids, "edge_index": torch.stack([local, positions]), "halo": halo}
+    named = {"n_id": node_ids, "e_id": edge_ids[order], "edge_index": torch.stack([local, positions]), "halo": halo}
+    features = node_features | {name: rows[order] for name, rows in edge_features.items()}
     return Data(num_nodes=node_ids.numel(), **(features | named))

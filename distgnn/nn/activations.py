@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from distgnn.nn.halo import Extended
 from distgnn.nn.stored import default_name, resolve
 from distgnn.specs import TensorSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distgnn.nn.halo import Halo
     from distgnn.protocols import Backend, TensorStore
 
@@ -35,6 +38,7 @@ class StoredActivation(Module):
         self.backend = backend
         self.staleness = staleness
         self.store: TensorStore | None = None
+        self._sums: TensorStore | None = None
         self._kept: _Kept | None = None
         self._is_history = False
 
@@ -47,31 +51,35 @@ class StoredActivation(Module):
         return values
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
-    def extend(self, values: Tensor, halo: Halo) -> Tensor:
-        """Write the rows ``[n, ...]`` of a part's own nodes, and return them and its halo's, ``[n + h, ...]``.
+    def extend(self, values: Tensor, halo: Halo) -> Extended:
+        """Exchange the rows ``[n, ...]`` of a part's own nodes for its halo's, once somebody asks for these.
 
         Gradients with respect to the halo's rows flow back to the ranks that own them, unless the rows are of a
         history, or were brought by an earlier forward.
         """
+        if halo.is_whole_graph and not halo.history:
+            return Extended(values, values.size(0))
         trains = self.training and torch.is_grad_enabled() and self.staleness > 0 and not halo.history
         if trains and self._kept is not None:
             if self._kept.halo is None:  # the store is that of a checkpoint
                 rows = self.open_store(values, halo.num_rows).read(halo.remote)
                 self._kept = _Kept(halo, rows, self._kept.times)
             if self._kept.serves(halo, values):
-                return torch.cat([values, self._kept.rows])
+                return Extended(torch.cat([values, self._kept.rows]), values.size(0))
         shape = (halo.num_rows, *values.shape[1:])
-        open_tensor = resolve(self.backend).open_tensor
-        open_sums = partial(open_tensor, TensorSpec(f"{self.name}_gradients", shape, values.dtype))
+        open_sums = partial(self._open_sums, TensorSpec(f"{self.name}_gradients", shape, values.dtype))
         if self.staleness > 0 and not trains and not halo.history:  # the rows of training stay as they are
-            with closing(open_tensor(TensorSpec(f"{self.name}_exact", shape, values.dtype))) as exact:
-                return halo.extend(values, exact, open_sums)
+            spec = TensorSpec(f"{self.name}_exact", shape, values.dtype)
+            with closing(resolve(self.backend).open_tensor(spec)) as exact:
+                return Extended(halo.extend(values, exact, open_sums).together(), values.size(0))
         # The stale rows of a checkpoint may be read by other parts, whose borders are others.
         written = replace(halo, border=None) if trains else halo
-        extended = written.extend(values, self.open_store(values, halo.num_rows), open_sums)
         self._is_history = halo.history
+        extended = written.extend(values, self.open_store(values, halo.num_rows), open_sums)
         if trains:
-            self._kept = _Kept(halo, extended[values.size(0) :].detach().clone(), self.staleness)
+            rows = extended.together()
+            self._kept = _Kept(halo, rows[values.size(0) :].detach().clone(), self.staleness)
+            return Extended(rows, values.size(0))
         return extended
 
     def kept(self) -> dict[str, int] | None:
@@ -87,18 +95,37 @@ class StoredActivation(Module):
 
     def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
         """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
-        shape = (num_rows, *values.shape[1:])
-        if self.store is not None and (self.store.shape, self.store.dtype) != (shape, values.dtype):
+        spec = TensorSpec(self.name, (num_rows, *values.shape[1:]), values.dtype)
+        if self.store is not None and (self.store.shape, self.store.dtype) != (spec.shape, spec.dtype):
             self.close()
         if self.store is None:
-            self.store = resolve(self.backend).open_tensor(TensorSpec(self.name, shape, values.dtype))
+            self.store = resolve(self.backend).open_tensor(spec)
         return self.store
+
+    @contextmanager
+    def _open_sums(self, spec: TensorSpec) -> Iterator[TensorStore]:
+        """Open the store of zeros in which gradients are summed; kept, for to open one in every backward takes long."""
+        if self._sums is not None and (self._sums.shape, self._sums.dtype) != (spec.shape, spec.dtype):
+            self._close_sums()
+        if self._sums is None:
+            self._sums = resolve(self.backend).open_tensor(spec)
+        try:
+            yield self._sums
+        except BaseException:
+            self._close_sums()  # there may be other numbers than zeros in it
+            raise
+
+    def _close_sums(self) -> None:
+        if self._sums is not None:
+            self._sums.close()
+        self._sums = None
 
     def close(self) -> None:
         """Close the store, if open; collective as every store call."""
         if self.store is not None:
             self.store.close()
         self.store = self._kept = None
+        self._close_sums()
         self._is_history = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StoredActivation:
@@ -106,7 +133,7 @@ class StoredActivation(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         backend = self.backend if isinstance(self.backend, str) else None
-        return {**self.__dict__, "backend": backend, "store": None, "_kept": None, "_is_history": False}
+        return {**self.__dict__, "backend": backend, "store": None, "_sums": None, "_kept": None, "_is_history": False}
 
 
 class _Kept:

@@ -17,41 +17,49 @@ from torch.autograd import Function
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from distgnn.nn.halo import Meanwhile
     from distgnn.nn.layout import Bags, Layout
 
 Part = TypeVar("Part")
+Done = TypeVar("Done")
 
 _CHUNK = 2**19  # numbers in the messages that a thread has in memory at a time
 
 
-def neighbor_sum(x: Tensor, layout: Layout, own: float = 0.0) -> Tensor:
+def neighbor_sum(x: Tensor, layout: Layout, own: float = 0.0, meanwhile: Meanwhile | None = None) -> Tensor:
     r"""Sum :math:`\mathbf{x}_j` over the edges :math:`(j, i)` into each node.
 
     Args:
         x: ``[num_sources, D]``.
         layout: The edges.
         own: How many times a node's own row is added to its sum; other than 0 only where sources are destinations.
+        meanwhile: What is done while another thread sums.
 
     Returns:
         ``[num_destinations, D]``, differentiable any number of times.
     """
-    out: Tensor = _NeighborSum.apply(x, layout, own, False)  # type: ignore[no-untyped-call]
+    out: Tensor = _NeighborSum.apply(x, layout, own, meanwhile, False)  # type: ignore[no-untyped-call]
     return out
 
 
 class _NeighborSum(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: Layout, own: float, reverse: bool) -> Tensor:
-        ctx.rest = layout, own, not reverse
+    def forward(
+        ctx: Any, x: Tensor, layout: Layout, own: float, meanwhile: Meanwhile | None, reverse: bool
+    ) -> Tensor:
+        ctx.rest = layout, own, meanwhile, not reverse
         bags = layout.outgoing if reverse else layout.incoming
-        return _add(_sum_bags(x.contiguous(), bags.neighbors, bags.offsets), x, own)
+        away = None if meanwhile is None else meanwhile.backward if reverse else meanwhile.forward
+        return _beside(away, lambda: _add(_sum_bags(x.contiguous(), bags.neighbors, bags.offsets), x, own))
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return _NeighborSum.apply(gradients, *ctx.rest), None, None, None  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _NeighborSum.apply(gradients, *ctx.rest), None, None, None, None  # type: ignore[no-untyped-call]
 
 
-def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout, own: float = 0.0) -> Tensor:
+def neighbor_relu_sum(
+    x: Tensor, edge_attr: Tensor, layout: Layout, own: float = 0.0, meanwhile: Meanwhile | None = None
+) -> Tensor:
     r"""Sum :math:`\mathrm{ReLU}(\mathbf{x}_j + \mathbf{e}_{j,i})` over the edges :math:`(j, i)` into each node.
 
     Messages are computed a few thousand at a time, and again in backward.
@@ -61,44 +69,54 @@ def neighbor_relu_sum(x: Tensor, edge_attr: Tensor, layout: Layout, own: float =
         edge_attr: ``[E, D]``, in the user's order.
         layout: The edges.
         own: As in :func:`neighbor_sum`.
+        meanwhile: As in :func:`neighbor_sum`.
 
     Returns:
         ``[num_destinations, D]`` of the type that the sum of both has, differentiable any number of times.
     """
     dtype = torch.promote_types(x.dtype, edge_attr.dtype)
     out: Tensor = _NeighborReluSum.apply(  # type: ignore[no-untyped-call]
-        x.to(dtype), edge_attr.to(dtype), layout, own
+        x.to(dtype), edge_attr.to(dtype), layout, own, meanwhile
     )
     return out
 
 
 class _NeighborReluSum(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout, own: float) -> Tensor:
-        ctx.layout, ctx.own = layout, own
+    def forward(
+        ctx: Any, x: Tensor, edge_attr: Tensor, layout: Layout, own: float, meanwhile: Meanwhile | None
+    ) -> Tensor:
+        ctx.layout, ctx.own, ctx.meanwhile = layout, own, meanwhile
         ctx.save_for_backward(x, edge_attr)
         x, edge_attr = x.contiguous(), edge_attr.contiguous()
 
         def messages(chunk: _Chunk) -> Tensor:
             return chunk.sum(chunk.neighbors_of(x).add_(chunk.edges_of(edge_attr)).relu_())
 
-        return _add(_sum_chunks(messages, layout.incoming, x), x, own)
+        away = None if meanwhile is None else meanwhile.forward
+        return _beside(away, lambda: _add(_sum_chunks(messages, layout.incoming, x), x, own))
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, edge_attr = (saved.contiguous() for saved in ctx.saved_tensors)
+        gradients, layout = gradients.contiguous(), ctx.layout
+        of_x, of_edges = ctx.needs_input_grad[:2]
+
+        def compute() -> tuple[Tensor | None, Tensor | None]:
+            if not of_edges:
+                return _relu_gradients_of_x(gradients, x, edge_attr, layout), None
+            by_edge = _relu_gradients_of_edges(gradients, x, edge_attr, layout)
+            if not of_x:
+                return None, by_edge
+            offsets, _, order = layout.outgoing
+            order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
+            return _sum_bags(by_edge, order, offsets), by_edge
+
         if torch.is_grad_enabled():
-            of_x, by_edge = _relu_gradients(gradients, x, edge_attr, ctx.layout)
-            return _add(of_x, gradients, ctx.own), by_edge, None, None
-        gradients = gradients.contiguous()
-        if not ctx.needs_input_grad[1]:
-            return _add(_relu_gradients_of_x(gradients, x, edge_attr, ctx.layout), gradients, ctx.own), None, None, None
-        by_edge = _relu_gradients_of_edges(gradients, x, edge_attr, ctx.layout)
-        if not ctx.needs_input_grad[0]:
-            return None, by_edge, None, None
-        offsets, _, order = ctx.layout.outgoing
-        order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
-        return _add(_sum_bags(by_edge, order, offsets), gradients, ctx.own), by_edge, None, None
+            sums, by_edge = _relu_gradients(gradients, x, edge_attr, layout)
+        else:
+            sums, by_edge = _beside(None if ctx.meanwhile is None else ctx.meanwhile.backward, compute)
+        return None if sums is None else _add(sums, gradients, ctx.own), by_edge, None, None, None
 
 
 def _add(sums: Tensor, rows: Tensor, own: float) -> Tensor:
@@ -184,6 +202,22 @@ def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor) -
     for number, chunk in enumerate(chunks):
         out[chunk.nodes.start] += begun[number]
     return out
+
+
+def _beside(away: Callable[[], None] | None, compute: Callable[[], Done]) -> Done:
+    """Compute in another thread while this one is away: stores are called by the thread that opened them."""
+    if away is None:
+        return compute()
+    inference = torch.is_inference_mode_enabled()
+
+    def run() -> Done:
+        with torch.inference_mode(inference), torch.no_grad():
+            return compute()
+
+    with ThreadPoolExecutor(1) as pool:
+        computing = pool.submit(run)
+        away()
+    return computing.result()
 
 
 def _share(work: Callable[[Part], None], parts: Sequence[Part]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +11,11 @@ from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from distgnn.protocols import TensorStore
+
+    OpenSums = Callable[[], AbstractContextManager[TensorStore]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,47 +43,170 @@ class Halo:
         """Whether there is no other part; all parts agree on it."""
         return self.own.numel() == self.num_rows
 
-    def extend(self, values: Tensor, store: TensorStore, open_sums: Callable[[], TensorStore]) -> Tensor:
-        """Put the halo's rows behind the own ones; collective, and so is the backward pass.
+    def extend(self, values: Tensor, store: TensorStore, open_sums: OpenSums) -> Extended:
+        """Say how the halo's rows come behind the own ones.
 
-        What is written is read in the same call, so a store may serve one forward after another before any backward.
+        What is written is read in the same exchange, so a store may serve one forward after another before any
+        backward.
 
         Args:
             values: ``[n, ...]``, the rows of the part's own nodes.
             store: ``[num_rows, ...]``, to exchange them through.
-            open_sums: Opens a store of zeros of the same kind, where gradients are summed; closed by backward.
+            open_sums: Opens a store of zeros of the same kind, where gradients are summed; it is left as zeros.
 
         Returns:
-            ``[n + h, ...]``. In backward the gradients of the halo's rows are added to those that their owners have for
-            them; rows of a history have none.
+            ``[n + h, ...]``, exchanged once it is asked for: that and its backward are collective. In backward the
+            gradients of the halo's rows are added to those that their owners have for them; rows of a history have
+            none.
         """
-        extended: Tensor = _Exchange.apply(values, self, store, open_sums)  # type: ignore[no-untyped-call]
-        return extended
+        return _Arriving(values, self, store, open_sums)
 
 
-class _Exchange(torch.autograd.Function):
-    """Rows go from owners to halos, gradients from halos to owners."""
+class Extended:
+    """The rows of a part's own nodes, and behind them those of its halo.
+
+    Args:
+        rows: ``[n + h, ...]``.
+        num_own: Number n of own nodes.
+    """
+
+    def __init__(self, rows: Tensor, num_own: int) -> None:
+        self._rows, self._num_own = rows, num_own
+
+    @property
+    def own(self) -> Tensor:
+        """The rows ``[n, ...]`` of the own nodes."""
+        return self._rows[: self._num_own]
+
+    @property
+    def num_halo(self) -> int:
+        """Number h of nodes of the halo."""
+        return self._rows.size(0) - self._num_own
+
+    def together(self) -> Tensor:
+        """Return all rows, ``[n + h, ...]``; collective where they are yet to be exchanged."""
+        return self._rows
+
+    def beside(self, work: Callable[[Tensor, Meanwhile | None], Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute something from the own rows while those of the halo are on their way; collective as above.
+
+        Args:
+            work: Is given ``[n, ...]`` and, where rows are to be exchanged, what it shall call meanwhile.
+
+        Returns:
+            What it gives, and the halo's rows, ``[h, ...]``.
+        """
+        own, others = self._rows.tensor_split([self._num_own])
+        return work(own, None), others
+
+
+class Meanwhile(Protocol):
+    """What the main thread does while others compute."""
+
+    def forward(self) -> None:
+        """Exchange rows, unless that is done."""
+
+    def backward(self) -> None:
+        """Exchange their gradients, if they are known and that is not done."""
+
+
+class _Arriving(Extended):
+    """Rows that are not exchanged yet."""
+
+    def __init__(self, values: Tensor, halo: Halo, store: TensorStore, open_sums: OpenSums) -> None:
+        super().__init__(values, values.size(0))
+        self._way = halo, store, open_sums
+
+    @property
+    def num_halo(self) -> int:
+        return self._way[0].remote.numel()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
+    def together(self) -> Tensor:
+        return torch.cat(self.beside(lambda own, _meanwhile: own))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def beside(self, work: Callable[[Tensor, Meanwhile | None], Tensor]) -> tuple[Tensor, Tensor]:
+        # Backward goes through what follows in reverse: gradients leave with the halo's rows, return to the own ones,
+        # and the work's own are computed in between.
+        exchange = _Exchange(*self._way)
+        own, token = _Depart.apply(self._rows, exchange)  # type: ignore[no-untyped-call]
+        result = work(own, exchange)
+        return result, _Arrive.apply(token, exchange)  # type: ignore[no-untyped-call]
+
+
+class _Exchange:
+    """Rows go from owners to halos, gradients from halos to owners; each as soon as somebody asks.
+
+    Attributes:
+        values: ``[n, ...]``, to be brought to the halos.
+        gradients: ``[h, ...]``, to be brought back.
+    """
+
+    def __init__(self, halo: Halo, store: TensorStore, open_sums: OpenSums) -> None:
+        self.halo, self._store, self._open_sums = halo, store, open_sums
+        self._border = halo.own if halo.border is None else halo.own[halo.border]
+        self.values: Tensor | None = None
+        self.gradients: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._sums: Tensor | None = None
+
+    def forward(self) -> None:
+        if self.values is not None:
+            border = self.halo.border
+            self._store.write(self._border, self.values if border is None else self.values[border])
+            self.values, self._rows = None, self._store.read(self.halo.remote)
+
+    def backward(self) -> None:
+        if self.gradients is not None:
+            gradients, self.gradients = self.gradients, None
+            with self._open_sums() as sums:
+                sums.write(self.halo.remote, gradients.contiguous(), accumulate=True)
+                self._sums = sums.read(self._border)
+                sums.write(self._border, torch.zeros_like(self._sums))
+
+    def rows(self) -> Tensor:
+        """Return the halo's rows, ``[h, ...]``."""
+        self.forward()
+        assert self._rows is not None
+        rows, self._rows = self._rows, None
+        return rows
+
+    def add_to(self, gradients: Tensor) -> Tensor:
+        """Add what the halos of other parts have for the own nodes, ``[n, ...]``."""
+        self.backward()
+        assert self._sums is not None
+        sums, self._sums = self._sums, None
+        border = self.halo.border
+        return gradients + sums if border is None else gradients.index_add(0, border, sums)
+
+
+class _Depart(torch.autograd.Function):
+    """The own rows, which from now on are on their way to the halos of others."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, halo: Halo, store: TensorStore, open_sums: Callable[[], TensorStore]
-    ) -> Tensor:
-        ctx.halo, ctx.open_sums = halo, open_sums
-        if halo.border is None:
-            store.write(halo.own, values)
-        else:
-            store.write(halo.own[halo.border], values[halo.border])
-        return torch.cat([values, store.read(halo.remote)])
+    def forward(ctx: Any, values: Tensor, exchange: _Exchange) -> tuple[Tensor, Tensor]:
+        ctx.exchange = exchange
+        exchange.values = values
+        return values.view_as(values), values.new_empty(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
-        halo: Halo = ctx.halo
-        own, others = gradients.tensor_split([halo.own.numel()])
-        if halo.history:
-            return own, None, None, None
-        with closing(ctx.open_sums()) as sums:
-            sums.write(halo.remote, others.contiguous(), accumulate=True)
-            if halo.border is None:
-                return own + sums.read(halo.own), None, None, None
-            return own.index_add(0, halo.border, sums.read(halo.own[halo.border])), None, None, None
+    def backward(ctx: Any, gradients: Tensor, token: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        halo = ctx.exchange.halo
+        return gradients if halo.history else ctx.exchange.add_to(gradients), None
+
+
+class _Arrive(torch.autograd.Function):
+    """The halo's rows, now that they are needed."""
+
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, exchange: _Exchange) -> Tensor:  # noqa: ARG004
+        ctx.exchange = exchange
+        return exchange.rows()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:
+        ctx.exchange.gradients = gradients
+        return gradients.new_empty(0), None

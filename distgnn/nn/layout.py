@@ -84,6 +84,41 @@ class Layout:
         return self._sizes == (num_sources, num_destinations) and torch.equal(self.edges, edges)
 
 
+class SplitLayout:
+    """The edges of a part of a graph: first those from own nodes, then those from its halo.
+
+    Args:
+        edges: ``[2, E]``, sources and destinations; own nodes are numbered first.
+        num_own: Number of own nodes.
+        num_halo: Number of nodes of the halo.
+
+    Attributes:
+        num_edges: Number of edges.
+        count: How many of them come from own nodes.
+        inner: The layout of these.
+        outer: The layout of the others, with sources counted from the halo's first.
+        entered: ``[K]``, the own nodes in which those end, as their layout numbers destinations.
+    """
+
+    def __init__(self, edges: Tensor, num_own: int, num_halo: int) -> None:
+        self._sizes = num_own, num_halo
+        self.num_edges = edges.size(1)
+        self.count = int((edges[0] < num_own).sum())
+        self.inner = Layout(edges[:, : self.count], num_own, num_own)
+        self._others = edges[:, self.count :].clone(memory_format=torch.contiguous_format)
+        self.entered, destinations = torch.unique(self._others[1], return_inverse=True)
+        outer = torch.stack([self._others[0] - num_own, destinations])
+        self.outer = Layout(outer, num_halo, self.entered.numel())
+
+    def fits(self, edges: Tensor, num_own: int, num_halo: int) -> bool:
+        """Tell whether this is the layout of these edges, as :meth:`Layout.fits` does."""
+        return (
+            self._sizes == (num_own, num_halo)
+            and torch.equal(self.inner.edges, edges[:, : self.count])
+            and torch.equal(self._others, edges[:, self.count :])
+        )
+
+
 def _transpose(offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, rows and values by column of a matrix by row, those of a column in the order of rows."""
     new_offsets, new_rows, new_values = (
@@ -149,6 +184,44 @@ def find_layout(
     return _layout_of(edge_index, edges, num_sources, num_destinations)
 
 
+def find_split_layout(
+    conv: MessagePassing, message: Callable[..., Tensor], edge_index: Adj, own: Tensor, num_halo: int
+) -> SplitLayout | None:
+    """Return the layout by which a layer over a part sums in two steps, or None where it does not.
+
+    It does where :func:`find_layout` finds a layout, and there are edges of both kinds in the order of
+    :class:`SplitLayout`.
+
+    Args:
+        conv: As there.
+        message: As there.
+        edge_index: As there.
+        own: The rows of own nodes, where all edges end.
+        num_halo: Number of nodes of the halo.
+    """
+    if is_compiling() or not is_matrix(own) or num_halo == 0 or conv.flow != "source_to_target":
+        return None
+    edges = _edges(edge_index, True, own.dtype)
+    if edges is None or edges.size(1) * own.size(1) < _WORTHWHILE or not _sums(conv, message):
+        return None
+    num_own = own.size(0)
+    split = _known.get(edge_index)  # type: ignore[no-untyped-call]
+    if isinstance(split, SplitLayout) and split.fits(edges, num_own, num_halo):
+        return split
+    outer = edges[0] >= num_own
+    if (
+        not 0 < int(outer.sum()) < outer.numel()
+        or bool((outer[1:] < outer[:-1]).any())
+        or edges.min() < 0
+        or edges[0].max() >= num_own + num_halo
+        or edges[1].max() >= num_own
+    ):
+        return None
+    with torch.inference_mode(False):
+        _known[edge_index] = split = SplitLayout(edges, num_own, num_halo)
+    return split
+
+
 def is_matrix(x: Tensor | None) -> TypeGuard[Tensor]:
     """Tell whether these are plain rows of floating point numbers on a CPU, and not empty."""
     if x is None or type(x) not in {Tensor, Parameter}:
@@ -203,8 +276,8 @@ _known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def _layout_of(key: Tensor, edges: Tensor, num_sources: int, num_destinations: int) -> Layout | None:
-    layout: Layout | None = _known.get(key)  # type: ignore[no-untyped-call]
-    if layout is not None and layout.fits(edges, num_sources, num_destinations):
+    layout = _known.get(key)  # type: ignore[no-untyped-call]
+    if isinstance(layout, Layout) and layout.fits(edges, num_sources, num_destinations):
         return layout
     if edges.min() < 0 or edges[0].max() >= num_sources or edges[1].max() >= num_destinations:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,7 +119,8 @@ class Links:
             return Targets(*with_negatives(ends, negatives), count)
         pairs, labels = with_negatives(self._parts.rows(ends), self._parts.rows_of(negatives))
         places, halo = self._parts.places(pairs)
-        return Targets(places, labels, count, partial(self._parts.outputs.extend, halo=halo))
+        outputs = self._parts.outputs
+        return Targets(places, labels, count, lambda rows: outputs.extend(rows, halo).together())
 
 
 class _Parts:

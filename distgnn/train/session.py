@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distgnn.errors import ConfigError
 from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
 from distgnn.ranks import rank_and_world_size
+from distgnn.train.gradients import GradientSums
 from distgnn.train.timeline import Timeline, timed
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor
-    from torch.distributed import GradBucket  # type: ignore[attr-defined]  # it is there
     from torch.nn import Module
 
     from distgnn.protocols import Backend
@@ -83,7 +83,9 @@ class Session:
         if sync_batch_norm:
             convert_sync_batch_norm(model)
         wrapped = DistributedDataParallel(model, find_unused_parameters=find_unused_parameters)
-        wrapped.register_comm_hook(None, lambda _state, bucket: self._sum_gradients(bucket))
+        # What is left of backward then is to wait for the sums.
+        sums = GradientSums(model, before=lambda: self.timeline.turn_to("exchange"))
+        wrapped.register_comm_hook(None, lambda _state, bucket: sums.add(bucket))
         return wrapped
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -144,14 +146,6 @@ class Session:
 
     def _call(self) -> AbstractContextManager[None]:
         return self.timeline.span("exchange", collective=True)
-
-    def _sum_gradients(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        if bucket.is_last():
-            self.timeline.turn_to("exchange")  # what is left of backward is to wait for the sums
-        work = dist.all_reduce(bucket.buffer(), async_op=True)
-        assert work is not None
-        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-        return summed
 
 
 @dataclass(frozen=True)

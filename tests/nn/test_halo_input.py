@@ -90,11 +90,11 @@ def test_a_folder_of_two_parts_is_for_two_ranks(memory_backend: Backend, tmp_pat
 
 def test_kept_rows_are_for_the_same_halo_and_rows_of_the_same_shape_and_type(memory_backend: Backend) -> None:
     layer = StoredActivation(name="layer", backend=memory_backend, staleness=9)
-    halo, other = (Halo(torch.arange(3), torch.tensor([1]), 3) for _ in range(2))
+    halo, other = (Halo(torch.arange(3), torch.tensor([1]), 4) for _ in range(2))
 
     def halos_row(fill: float, given: Halo = halo, width: int = 2, dtype: torch.dtype = torch.float32) -> float:
         rows = torch.full((3, width), fill, dtype=dtype, requires_grad=True)
-        return float(layer.extend(rows, given)[-1, 0].detach())
+        return float(layer.extend(rows, given).together()[-1, 0].detach())
 
     assert [halos_row(1.0), halos_row(2.0), halos_row(3.0)] == [1.0, 1.0, 1.0]
     assert [halos_row(4.0, other), halos_row(5.0, other)] == [4.0, 4.0]

@@ -1,8 +1,9 @@
 """Bringing ids to the ranks that own their rows, and rows back.
 
-Ids travel together with what is to be done with them, in messages that have room for a few more than the last ones
-carried: so while batches keep their size a lookup costs two exchanges and an update one. What does not fit follows in
-one more. Large messages go in rounds, so that a call needs no more memory for them than its limit.
+Ids travel together with what is to be done with them, in messages that have room for as many as the last ones of the
+same kind carried, or a few more: so while batches keep their size a lookup costs two exchanges and an update one. What
+does not fit follows in one more. Large messages go in rounds, so that a call needs no more memory for them than its
+limit.
 
 Rows that the ranks of a host have in common are read where they are. They change only in calls that every rank of the
 host has entered, so a call first waits for all of them: then they have finished what came before.
@@ -106,7 +107,8 @@ class Router:
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
         self._outgoing, self._incoming = Scratch(), Scratch()
-        self._room: dict[int, tuple[list[int], list[int]]] = {}  # of messages to and from each rank, by width
+        # Of messages to and from each rank, by what they are for and their width.
+        self._rooms: dict[tuple[str, int], tuple[_Rooms, _Rooms]] = {}
 
     def shared_rows(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
         """Return zeros ``[rows of this host, *shape]`` that the ranks of this host have in common."""
@@ -203,7 +205,8 @@ class Router:
         me, width = self._ranks.rank, content.size(1)
         spans = [slice(*span) for span in pairwise(torch.searchsorted(ids, self._bounds).tolist())]
         out = [span.stop - span.start for span in spans]
-        room_out, room_in = self._room.setdefault(width, ([_SPARE] * len(out), [_SPARE] * len(out)))
+        rooms_out, rooms_in = self._rooms.setdefault((call, width), (_Rooms(len(out)), _Rooms(len(out))))
+        room_out, room_in = rooms_out.now, rooms_in.now
         room_out[me] = room_in[me] = out[me]
         forms_out, forms_in = ([_Form(room, width) for room in rooms] for rooms in (room_out, room_in))
         sizes_out, sizes_in = ([form.size for form in forms] for forms in (forms_out, forms_in))
@@ -235,8 +238,8 @@ class Router:
             rows = torch.cat([rows, packed[:, 8:]]) if width else rows
         # Both ends of a message know what it carried, so they agree on the next one's length.
         limit = self._buffer_bytes // ((8 + width) * len(out))
-        for rooms, counts in ((room_out, out), (room_in, back)):
-            rooms[:] = [min(limit, count + count // 32 + 4 * isqrt(count) + _SPARE) for count in counts]
+        rooms_out.learn(out, limit)
+        rooms_in.learn(back, limit)
         return Route(out, back, torch.cat(came) - self.own[0], largest), rows, torch.cat(places)
 
     def return_rows(self, route: Route, rows: Tensor, call: str) -> Tensor:
@@ -287,6 +290,26 @@ class Router:
                 for goal, part in zip(goals, came, strict=True):
                     goal[done : done + part.size(0)] = part
         return received.view(-1).view(rows.dtype).view(received.size(0), *rows.shape[1:])
+
+
+class _Rooms:
+    """For how many ids the next messages between this rank and each other have room.
+
+    Attributes:
+        now: What the last ones carried, and some more where that was not what those before them carried.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.now = [_SPARE] * size
+        self._last: list[int] | None = None
+
+    def learn(self, counts: list[int], limit: int) -> None:
+        """Note what messages carried."""
+        self.now = [
+            min(limit, count if count == last else count + count // 32 + 4 * isqrt(count) + _SPARE)
+            for count, last in zip(counts, self._last or counts, strict=True)
+        ]
+        self._last = counts
 
 
 class _Form(NamedTuple):

@@ -11,9 +11,8 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
-from distgnn.nn.aggregate import neighbor_relu_sum, neighbor_sum
 from distgnn.nn.features import StoredFeatures
-from distgnn.nn.layout import find_layout, is_matrix
+from distgnn.nn.messages import sum_messages
 from distgnn.nn.stored import default_name
 from distgnn.protocols import Backend
 
@@ -108,16 +107,13 @@ class DistributedGINConv(GINConv):
             x = (x, x)
 
         out: OptTensor = None
-        x_r = x[1]
         if not is_scripting():
-            layout = find_layout(self, GINConv.message, edge_index, x, size)
-            if layout is not None:
-                own, x_r = _own(x, self.eps)
-                out = neighbor_sum(x[0], layout, own)
+            out, x = sum_messages(self, GINConv.message, x, edge_index, None, size)
         if out is None:
             # propagate_type: (x: OptPairTensor)
             out = self.propagate(edge_index, x=x, size=size)
 
+        x_r = x[1]
         if x_r is not None:
             out = out + (1 + self.eps) * x_r
 
@@ -235,13 +231,13 @@ class DistributedGINEConv(GINEConv):
             x = (x, x)
 
         out: OptTensor = None
-        x_r = x[1]
         if not is_scripting():
-            out, x_r = _sum_messages(self, x, edge_index, edge_attr, size)
+            out, x = sum_messages(self, GINEConv.message, x, edge_index, edge_attr, size)
         if out is None:
             # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
             out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
 
+        x_r = x[1]
         if x_r is not None:
             out = out + (1 + self.eps) * x_r
 
@@ -299,27 +295,6 @@ def edge_inputs(
     return features(edge_attr, ids)
 
 
-def _sum_messages(
-    conv: DistributedGINEConv, x: OptPairTensor, edge_index: Adj, edge_attr: OptTensor, size: Size
-) -> Tuple[OptTensor, OptTensor]:
-    """Sum the messages of GINE without keeping them, or leave it to PyG; and say what is still to be added."""
-    layout = find_layout(conv, GINEConv.message, edge_index, x, size)
-    if layout is None or not is_matrix(edge_attr):
-        return None, x[1]
-    width = edge_attr.size(1) if conv.lin is None else conv.lin.out_channels
-    if edge_attr.size(0) != layout.edges.size(1) or width != x[0].size(1):
-        return None, x[1]
-    own, x_r = _own(x, conv.eps)
-    return neighbor_relu_sum(x[0], edge_attr if conv.lin is None else conv.lin(edge_attr), layout, own), x_r
-
-
-def _own(x: OptPairTensor, eps: Tensor) -> Tuple[float, OptTensor]:
-    """Return how many times a sum takes the nodes themselves along, and what then is still to be added to it."""
-    if x[1] is not x[0] or eps.requires_grad:
-        return 0.0, x[1]
-    return 1 + eps.item(), None
-
-
 def _node_inputs(
     features: Optional[StoredFeatures],
     in_channels: Optional[int],
@@ -329,7 +304,7 @@ def _node_inputs(
     if x is None and features is None:
         raise GraphInputError("x=None needs stored node embeddings: make the layer with use_dist_embedding=True")
     sources = x[0] if isinstance(x, tuple) else x
-    if sources is not None and in_channels is not None and sources.size(-1) != in_channels:
+    if isinstance(sources, Tensor) and in_channels is not None and sources.size(-1) != in_channels:
         raise GraphInputError(f"x has {sources.size(-1)} features a node, the layer was made for {in_channels}")
     if features is None:
         assert x is not None

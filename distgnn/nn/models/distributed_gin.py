@@ -24,6 +24,7 @@ from distgnn.nn.conv.gin_conv_distributed import (
     set_num_embeddings,
 )
 from distgnn.nn.features import StoredFeatures
+from distgnn.nn.halo import Extended
 from distgnn.nn.models.layerwise import LayerwiseModel
 from distgnn.nn.stored import StoredEmbedding, default_name
 
@@ -250,11 +251,12 @@ class DistributedGIN(LayerwiseModel):
             check_halo(halo, self, h.size(0), edge_index, ids)
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
-        layers = [h if halo is None else h[: halo.own.numel()]]
+        rows: Tensor | Extended = h if halo is None else Extended(h, halo.own.numel())
+        layers = [rows.own if isinstance(rows, Extended) else rows]
         for index in range(self.num_layers):
-            inputs = h if halo is None else (h, layers[-1])
+            inputs = (rows, layers[-1]) if isinstance(rows, Extended) else rows
             layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
-            h = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
+            rows = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
         if halo is not None and halo.history:
             self.ages.count(halo)
 
@@ -269,9 +271,9 @@ class DistributedGIN(LayerwiseModel):
         assert self.node_features is not None
         return self.node_features.embedding.num_embeddings if node_ids is None else node_ids.numel()
 
-    def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None, halo: Halo | None) -> Tensor:
+    def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None, halo: Halo | None) -> Tensor | Extended:
         if halo is not None and layer < self.num_layers - 1:
-            extended: Tensor = self.activations[layer].extend(h, halo)  # type: ignore[operator]
+            extended: Extended = self.activations[layer].extend(h, halo)  # type: ignore[operator]
             return extended
         known = self._num_nodes if self.node_features is None else self.node_features.embedding.num_embeddings
         ids = torch.arange(h.size(-2), device=h.device) if node_ids is None else node_ids

@@ -9,6 +9,8 @@ from torch.nn import Module
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
+from distgnn.nn.conv import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.halo import Extended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,13 +124,19 @@ class LayerwiseModel(Module):
     def _run_layer(
         self,
         index: int,
-        h: Tensor | tuple[Tensor, Tensor],
+        h: Tensor | tuple[Tensor | Extended, Tensor],
         edge_index: Adj,
         edge_attr: Tensor | None,
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
         conv, norm = self.convs[index], self.norms[index]
+        if (
+            isinstance(h, tuple)
+            and isinstance(h[0], Extended)
+            and not isinstance(conv, DistributedGINConv | DistributedGINEConv)
+        ):
+            h = h[0].together(), h[1]
         out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
         if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
             out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)
