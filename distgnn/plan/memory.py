@@ -38,7 +38,7 @@ def memory(job: Job, part: Part, ranks: int) -> dict[str, float]:
         "rows": FLOAT * job.embedding_dim * n,
         "state": FLOAT * job.state_width * n,
         "graph": structure + order + 16 * n,
-        "stores": FLOAT * sum(job.widths[1:]) * n,
+        "stores": FLOAT * (sum(job.widths[1:]) + (sum(job.widths[1:-1]) if ranks > 1 else 0)) * n,
         "buffers": _buffers(job, part, ranks, remote),
     }
     dense = 5 * FLOAT * job.parameters
@@ -51,20 +51,15 @@ def memory(job: Job, part: Part, ranks: int) -> dict[str, float]:
 
 
 def _buffers(job: Job, part: Part, ranks: int, remote: float) -> float:
-    """Messages of each store: what this rank writes to itself, and what fits in a message to and from others."""
-    total = _messages(remote, FLOAT * job.embedding_dim, ranks) + part.lookups * (1 - part.remote) * (
-        ID + FLOAT * job.embedding_dim
-    )
+    """Messages, of the largest call: what goes out, and what comes in with what this rank writes to itself."""
+    row = ID + FLOAT * job.embedding_dim
+    calls = [(remote * row, (part.lookups - remote) * row)]
     for channels in job.widths[1:]:
-        total += part.nodes * (ID + FLOAT * channels)
-    for _ in job.widths[1:-1]:
-        total += _messages(part.halo, 0, ranks)
+        row = ID + FLOAT * channels
+        calls += [(0, part.nodes * row), (part.halo * row, 0)]
+    limit = BUFFER * (1 - 1 / ranks)
+    total = min(limit, max(sent for sent, _ in calls)) + max(min(limit, sent) + own for sent, own in calls)
     return 1.125 * total if ranks > 1 else total
-
-
-def _messages(rows: float, width: float, ranks: int) -> float:
-    """Return the bytes of what goes out and comes in at once."""
-    return 2 * min(BUFFER * (1 - 1 / ranks), 1.03 * rows * (ID + width))
 
 
 def _fetch(asked: float, remote: float, width: float) -> float:
@@ -85,7 +80,7 @@ def _passes(job: Job, part: Part) -> list[float]:
     saved = rows if job.num_features not in {0, job.embedding_dim} else 0
     held = inputs or rows
     layers = [(FLOAT * width, FLOAT * out) for width, out in pairwise(job.widths)]
-    before = 0.0  # rows of the layer before, with the halo's
+    before = 0.0  # rows of the halo, from the layer before
     for number, (width, out) in enumerate(layers):
         saved += n * (width + out)
         phases.append(saved + held + before + 2 * n * out)
@@ -93,14 +88,12 @@ def _passes(job: Job, part: Part) -> list[float]:
             saved += _behind(job, n * out)
             held += n * out if job.dropout else 0
             writing = 2 * n * out + 6 * ID * n
-            reading = h * out + max(_fetch(h, h, out), m * out)
-            phases.append(saved + held + before + max(writing, reading))
-            before = m * out
+            phases.append(saved + held + before + max(writing, h * out + _fetch(h, h, out)))
+            before = h * out
     for number, (width, out) in reversed(list(enumerate(layers))):
         if number < job.num_layers - 1:
-            # The halo's gradients go to their owners through a store of sums: packed, unpacked, summed and added.
-            sending = 2 * h * out + n * out + h * (ID + out) + max(h * (ID + out), 2 * h * out)
-            phases.append(saved + m * out + sending)
+            # The halo's gradients go to their owners: there they are grouped and summed, read, and set to zero.
+            phases.append(saved + 3 * h * out + 3 * n * out)
             phases.append(saved + 3 * n * out)
             saved -= _behind(job, n * out)
         phases.append(saved + n * (2 * out + width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from distgnn.plan.job import FLOAT, ID
@@ -36,18 +35,12 @@ def traffic(job: Job, part: Part, ranks: int) -> Traffic:
     """Say what a rank sends in a step; another rank sends as much to it."""
     if ranks == 1:
         return Traffic(0, 0, 0)
-    rows, width = part.lookups * part.remote, FLOAT * job.embedding_dim
-    embeddings = padded(rows, 0, ranks) + rows * width + padded(rows, width, ranks)
-    halo = 0.0
-    for channels in job.widths[1:-1]:
-        width = FLOAT * channels
-        # Sums of gradients are a store of each backward pass, whose messages have no room ahead.
-        halo += padded(part.halo, 0, ranks) + part.halo * width + part.halo * (ID + width)
+    rows = part.lookups * part.remote
+    embeddings = _there_and_back(rows, job.embedding_dim)
+    halo = sum(_there_and_back(part.halo, channels) for channels in job.widths[1:-1])
     return Traffic(embeddings, halo, 2 * FLOAT * job.parameters * (1 - 1 / ranks))
 
 
-def padded(rows: float, width: float, ranks: int) -> float:
-    """Return the bytes of messages with ids and ``rows`` rows: those have room for a few more than the last ones."""
-    each = rows / (ranks - 1)
-    room = min(BUFFER // ((ID + width) * ranks), each + each / 32 + 4 * math.sqrt(each))
-    return (ranks - 1) * (room + max(0.0, each - room)) * (ID + width)
+def _there_and_back(rows: float, channels: int) -> float:
+    """Return the bytes of ids, of their rows, and of these rows' gradients with ids; no more, as they stay the same."""
+    return rows * 2 * (ID + FLOAT * channels)

@@ -27,6 +27,20 @@ _TEXT_BYTES = 1024
 _GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
 
 
+class Scratch:
+    """Memory kept from call to call: large memory that is new costs as much as filling it."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, num_bytes: int) -> Tensor:
+        """Return bytes, which are overwritten by whoever takes next."""
+        if num_bytes > self._memory.numel():
+            with torch.inference_mode(mode=False):  # else none but that mode may write to it
+                self._memory = torch.zeros(num_bytes + num_bytes // 8, dtype=torch.uint8)
+        return self._memory[:num_bytes]
+
+
 class Ranks:
     """A process group of the backend's own, never that of DistributedDataParallel; or one rank alone.
 
@@ -41,6 +55,8 @@ class Ranks:
         rank: This rank.
         size: The world size.
         host: The ranks of this host.
+        outgoing: Memory for messages, of one call at a time.
+        incoming: The same.
         bytes_sent: What this rank has sent to other hosts; with ``share_memory=False``, to other ranks.
 
     Raises:
@@ -52,6 +68,7 @@ class Ranks:
         self._group: dist.ProcessGroup | None = None
         self._failure = ""
         self.bytes_sent = 0
+        self.outgoing, self.incoming = Scratch(), Scratch()
         job = join_job(timeout)
         self.rank, self.size = job.rank, job.size
         self.host = Host(self.rank)

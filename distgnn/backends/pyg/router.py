@@ -69,20 +69,6 @@ class Far:
     rows: Tensor
 
 
-class Scratch:
-    """Memory kept from call to call: large memory that is new costs as much as filling it."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, num_bytes: int) -> Tensor:
-        """Return bytes, which are overwritten by whoever takes next."""
-        if num_bytes > self._memory.numel():
-            with torch.inference_mode(mode=False):  # else none but that mode may write to it
-                self._memory = torch.zeros(num_bytes + num_bytes // 8, dtype=torch.uint8)
-        return self._memory[:num_bytes]
-
-
 class Router:
     """Routes the calls of one store.
 
@@ -106,7 +92,6 @@ class Router:
         self.one_host = len(ranks.host.members) == ranks.size
         self._bounds = torch.tensor(book.bounds)
         self._buffer_bytes = buffer_bytes
-        self._outgoing, self._incoming = Scratch(), Scratch()
         # Of messages to and from each rank, by what they are for and their width.
         self._rooms: dict[tuple[str, int], tuple[_Rooms, _Rooms]] = {}
 
@@ -194,7 +179,8 @@ class Router:
 
         Returns:
             Positions ``[K]`` that came to this rank, in the order of ranks, counted from its first row; memory
-            ``[T, ...]`` that holds the rows, to be used before the next call; and where in it they are, ``[K]``.
+            ``[T, ...]`` that holds the rows, to be used before the next call of any store; and where in it they are,
+            ``[K]``.
         """
         route, content, places = self._send(ids, as_bytes(rows).view(ids.numel(), _width(rows)), call)
         return route.positions, content.view(-1).view(rows.dtype).view(-1, *rows.shape[1:]), places
@@ -211,7 +197,8 @@ class Router:
         forms_out, forms_in = ([_Form(room, width) for room in rooms] for rooms in (room_out, room_in))
         sizes_out, sizes_in = ([form.size for form in forms] for forms in (forms_out, forms_in))
         own, sizes_out[me], sizes_in[me] = sizes_in[me], 0, 0  # this rank's own is written behind what comes
-        going, memory = self._outgoing.take(sum(sizes_out)), self._incoming.take(sum(sizes_in) + own)
+        going = self._ranks.outgoing.take(sum(sizes_out))
+        memory = self._ranks.incoming.take(sum(sizes_in) + own)
         coming, mine = torch.split(memory, [sum(sizes_in), own])
         messages_out, messages_in = list(torch.split(going, sizes_out)), list(torch.split(coming, sizes_in))
         messages_out[me] = messages_in[me] = mine
