@@ -4,7 +4,7 @@ from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import Ages, StoredAges
 from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
 from distgnn.nn.features import StoredFeatures
-from distgnn.nn.halo import Halo
+from distgnn.nn.halo import Extended, Halo
 from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
 from distgnn.nn.stored import StoredEmbedding
 
@@ -14,6 +14,7 @@ __all__ = [
     "DistributedGINConv",
     "DistributedGINE",
     "DistributedGINEConv",
+    "Extended",
     "Halo",
     "StoredActivation",
     "StoredAges",
