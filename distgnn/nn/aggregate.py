@@ -44,9 +44,7 @@ def neighbor_sum(x: Tensor, layout: Layout, own: float = 0.0, meanwhile: Meanwhi
 
 class _NeighborSum(Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, layout: Layout, own: float, meanwhile: Meanwhile | None, reverse: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layout: Layout, own: float, meanwhile: Meanwhile | None, reverse: bool) -> Tensor:
         ctx.rest = layout, own, meanwhile, not reverse
         bags = layout.outgoing if reverse else layout.incoming
         away = None if meanwhile is None else meanwhile.backward if reverse else meanwhile.forward
@@ -112,10 +110,9 @@ class _NeighborReluSum(Function):
             order = torch.arange(by_edge.size(0), dtype=offsets.dtype) if order is None else order
             return _sum_bags(by_edge, order, offsets), by_edge
 
-        if torch.is_grad_enabled():
-            sums, by_edge = _relu_gradients(gradients, x, edge_attr, layout)
-        else:
-            sums, by_edge = _beside(None if ctx.meanwhile is None else ctx.meanwhile.backward, compute)
+        away = None if ctx.meanwhile is None else ctx.meanwhile.backward
+        differentiable = torch.is_grad_enabled()
+        sums, by_edge = _relu_gradients(gradients, x, edge_attr, layout) if differentiable else _beside(away, compute)
         return None if sums is None else _add(sums, gradients, ctx.own), by_edge, None, None, None
 
 

@@ -68,20 +68,16 @@ class Extended:
     Args:
         rows: ``[n + h, ...]``.
         num_own: Number n of own nodes.
+
+    Attributes:
+        own: The rows ``[n, ...]`` of the own nodes.
+        num_halo: Number h of nodes of the halo.
     """
 
     def __init__(self, rows: Tensor, num_own: int) -> None:
-        self._rows, self._num_own = rows, num_own
-
-    @property
-    def own(self) -> Tensor:
-        """The rows ``[n, ...]`` of the own nodes."""
-        return self._rows[: self._num_own]
-
-    @property
-    def num_halo(self) -> int:
-        """Number h of nodes of the halo."""
-        return self._rows.size(0) - self._num_own
+        self._rows = rows
+        self.own = rows if num_own == rows.size(0) else rows[:num_own]
+        self.num_halo = rows.size(0) - num_own
 
     def together(self) -> Tensor:
         """Return all rows, ``[n + h, ...]``; collective where they are yet to be exchanged."""
@@ -96,7 +92,7 @@ class Extended:
         Returns:
             What it gives, and the halo's rows, ``[h, ...]``.
         """
-        own, others = self._rows.tensor_split([self._num_own])
+        own, others = self._rows.tensor_split([self.own.size(0)])
         return work(own, None), others
 
 
@@ -115,11 +111,8 @@ class _Arriving(Extended):
 
     def __init__(self, values: Tensor, halo: Halo, store: TensorStore, open_sums: OpenSums) -> None:
         super().__init__(values, values.size(0))
+        self.num_halo = halo.remote.numel()
         self._way = halo, store, open_sums
-
-    @property
-    def num_halo(self) -> int:
-        return self._way[0].remote.numel()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
     def together(self) -> Tensor:

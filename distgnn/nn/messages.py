@@ -40,7 +40,7 @@ def sum_messages(
     taken = destinations is not None and not conv.eps.requires_grad
     if isinstance(sources, Extended):
         taken = taken and destinations is sources.own
-        sums = _sum_in_two(conv, message, sources, edge_index, edge_attr, 1 + conv.eps.item() if taken else 0.0)
+        sums = _sum_in_two(conv, message, sources, edge_index, edge_attr, taken=taken)
         if sums is not None:
             return sums, (sources.own, None if taken else destinations)
         x = sources.together(), destinations
@@ -48,7 +48,7 @@ def sum_messages(
     if layout is None or not _fits(conv, edge_attr, layout.edges.size(1), x[0].size(1)):
         return None, x
     taken = taken and destinations is x[0]
-    sums = _sum(x[0], _transformed(conv, edge_attr), layout, 1 + conv.eps.item() if taken else 0.0)
+    sums = _sum(x[0], _transformed(conv, edge_attr), layout, _times(conv, taken=taken))
     return sums, (x[0], None if taken else destinations)
 
 
@@ -58,13 +58,14 @@ def _sum_in_two(
     sources: Extended,
     edge_index: Adj,
     edge_attr: Tensor | None,
-    times: float,
+    *,
+    taken: bool,
 ) -> Tensor | None:
     """Sum over own nodes while the rows of the halo are on their way, then over the halo."""
     split = find_split_layout(conv, message, edge_index, sources.own, sources.num_halo)
     if split is None or not _fits(conv, edge_attr, split.num_edges, sources.own.size(1)):
         return None
-    edge_attr = _transformed(conv, edge_attr)
+    times, edge_attr = _times(conv, taken=taken), _transformed(conv, edge_attr)
     inner, outer = (None, None) if edge_attr is None else edge_attr.tensor_split([split.count])
     sums, halo = sources.beside(lambda own, meanwhile: _sum(own, inner, split.inner, times, meanwhile))
     return sums.index_add_(0, split.entered, _sum(halo, outer, split.outer))
@@ -76,6 +77,11 @@ def _sum(
     if edge_attr is None:
         return neighbor_sum(x, layout, own, meanwhile)
     return neighbor_relu_sum(x, edge_attr, layout, own, meanwhile)
+
+
+def _times(conv: MessagePassing, *, taken: bool) -> float:
+    """Return how many times the sums take a node's own row along."""
+    return 1 + float(conv.eps) if taken else 0.0
 
 
 def _transformed(conv: MessagePassing, edge_attr: Tensor | None) -> Tensor | None:

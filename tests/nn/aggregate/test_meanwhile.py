@@ -51,7 +51,7 @@ def test_sums_and_their_gradients_are_computed_beside_an_exchange(gine: bool, mo
 
     monkeypatch.setattr(aggregate, "_sum_bags", summing)
     meanwhile = Awaiting(begun)
-    found = add(*inputs, layout, meanwhile)
+    found = add(*inputs, layout, meanwhile=meanwhile)
     torch.testing.assert_close(found, expected)
     begun.clear()
     torch.testing.assert_close(torch.autograd.grad(found, inputs, slopes), gradients)
@@ -67,4 +67,4 @@ def test_an_exchange_that_fails_fails_the_sum() -> None:
             raise AssertionError
 
     with pytest.raises(RuntimeError, match="the cable is cut"):
-        neighbor_sum(leaf(50, 3), Layout(random_graph(50, 300), 50, 50), Failing())
+        neighbor_sum(leaf(50, 3), Layout(random_graph(50, 300), 50, 50), meanwhile=Failing())
