@@ -23,7 +23,7 @@ from distgnn.data import generate_graph, load_custom_graph
 from distgnn.errors import DistGNNError
 from distgnn.graph import load_new_ids, open_partition, partition_graph
 from distgnn.train.session import read_ip_config
-from tests.faults.test_checkpoint_damage import JSON, places
+from tests.faults.test_checkpoint_damage import JSON, places, planted_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,6 +158,19 @@ def test_any_file_of_a_partition(cut: Path, data: st.DataObject) -> None:
         read_partition(cut)
     finally:
         path.write_bytes(original)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_pickles_planted_in_a_partition_are_not_executed(cut: Path, tmp_path: Path, kind: str) -> None:
+    mark = tmp_path / "executed"
+    content = planted_files(mark)[kind]
+    for path in [path for path in cut.rglob("*") if path.is_file()]:
+        original = path.read_bytes()
+        for planted in (content, content + original[len(content) :]):
+            path.write_bytes(planted)
+            read_partition(cut)
+        path.write_bytes(original)
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("depth", [400, 100_000])

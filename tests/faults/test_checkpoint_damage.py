@@ -269,7 +269,7 @@ def test_a_manifest_with_anything_in_any_place_gives_only_our_errors(saved: Path
     content = json.loads(original)["content"]
     # The states of optimizers have many values; the places above them are few.
     where = data.draw(st.sampled_from([way for way in places(content) if len(way) < 7]))
-    value = data.draw(JSON)
+    value = data.draw(JSON | st.just("../../../etc/passwd"))
 
     def change(manifest: dict[str, Any]) -> None:
         inner: Any = manifest
