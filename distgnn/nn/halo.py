@@ -147,7 +147,7 @@ class _Exchange:
     def forward(self) -> None:
         if self.values is not None:
             border = self.halo.border
-            self._store.write(self._border, self.values if border is None else self.values[border])
+            self._store.write(self._border, self.values if border is None else self.values.index_select(0, border))
             self.values, self._rows = None, self._store.read(self.halo.remote)
 
     def backward(self) -> None:
