@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from distgnn.choice import checksum
 from distgnn.errors import ConfigError, GraphInputError, RowsError, StoreError
 from distgnn.graph.partition import check_graph, in_edges, rows_of
 from distgnn.graph.partition_reader import open_partition, read_manifest
-from distgnn.nn.halo import Halo
+from distgnn.nn.halo import Border, Halo
 from distgnn.nn.stored import default_name
 from distgnn.protocols import SupportsGraphParts
 from distgnn.ranks import gather_numbers, rank_and_world_size
@@ -62,13 +61,13 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
     first, last = book.bounds[part : part + 2]
     sources, positions, edge_ids = in_edges(graph.edge_index, parts, new, part, first)
     remote = torch.unique(sources[(sources < first) | (sources >= last)])
-    leaving, entered = parts[graph.edge_index] == part
-    border = torch.unique(new[graph.edge_index[0, leaving & ~entered]]) - first
+    leaving, entered = parts[graph.edge_index]
+    border = torch.unique(new[graph.edge_index[0, leaving != entered]])
     features, _ = rows_of(graph)
     own = {name: rows[nodes[first:last]] for name, rows in features["nodes"].items()}
     if "x" in own:
         own["x"] = torch.cat([own["x"], features["nodes"]["x"][nodes[remote]]])
-    return _as_data(
+    data = _as_data(
         torch.stack([sources, positions]),
         remote,
         book,
@@ -77,8 +76,12 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         edge_ids,
         own,
         {name: rows[edge_ids] for name, rows in features["edges"].items()},
-        border,
     )
+    bounds = torch.searchsorted(border, torch.tensor(book.bounds))
+    mine = torch.arange(*bounds[part : part + 2].tolist())
+    sent, read = _spread(mine, bounds), _spread(torch.searchsorted(border, remote), bounds)
+    data.halo = replace(data.halo, border=Border(border[mine] - first, sent, read, _num_rows(bounds)))
+    return data
 
 
 def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
@@ -122,7 +125,13 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
     spec = TensorSpec(default_name("part_readers"), (data.halo.num_rows,), torch.int64)
     with closing(backend.open_tensor(spec)) as readers:
         readers.write(data.halo.remote, torch.ones_like(data.halo.remote), accumulate=True)
-        data.halo = replace(data.halo, border=readers.read(data.halo.own).nonzero().flatten())
+        places = readers.read(data.halo.own).nonzero().flatten()
+        counts = gather_numbers(backend, f"{spec.name}_counts", [places.numel()])
+        bounds = torch.cat([torch.zeros(1, dtype=torch.int64), counts.flatten().cumsum(0)])
+        sent = _spread(torch.arange(*bounds[rank : rank + 2].tolist()), bounds)
+        readers.write(data.halo.own[places], sent)  # in the place of their number
+        border = Border(places, sent, readers.read(data.halo.remote), _num_rows(bounds))
+        data.halo = replace(data.halo, border=border)
     if data.x is not None:
         spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype)
         with closing(backend.open_tensor(spec)) as store:
@@ -213,6 +222,22 @@ def batch_halo(batch: Data, num_nodes: int) -> Halo:
     return Halo(ids[:seeds], ids[seeds:], num_nodes, history=True)
 
 
+def _spread(ids: Tensor, bounds: Tensor) -> Tensor:
+    """Return the rows of ids in a store of :func:`_num_rows` rows, which gives each rank its own when spread evenly.
+
+    Args:
+        ids: Part r has ``bounds[r]`` to ``bounds[r + 1]``, the last excluded.
+        bounds: ``[W + 1]``.
+    """
+    owners = torch.searchsorted(bounds, ids, right=True) - 1
+    return owners * (_num_rows(bounds) // (bounds.numel() - 1)) + ids - bounds[owners]
+
+
+def _num_rows(bounds: Tensor) -> int:
+    """Number of rows where all parts have as many as the one with most, and at least one."""
+    return max(1, int(bounds.diff().max())) * (bounds.numel() - 1)
+
+
 def _as_data(
     edges: Tensor,
     remote: Tensor,
@@ -222,7 +247,6 @@ def _as_data(
     edge_ids: Tensor,
     node_features: dict[str, Tensor],
     edge_features: dict[str, Tensor],
-    border: Tensor | None = None,
 ) -> Data:
     """Number a part's nodes as they stand, and bring its edges from own nodes before those from the halo.
 
@@ -235,23 +259,14 @@ def _as_data(
         edge_ids: ``[e]``, the user's ids of edges.
         node_features: What else it has; ids that a graph carries with it, as those of a data set do, give way to these.
         edge_features: As in the order of ``edges``.
-        border: ``[b]``, its nodes that other parts read, counted from the part's first, where they are known.
     """
     first, last = book.bounds[part : part + 2]
     inner = (edges[0] >= first) & (edges[0] < last)
     order = inner.logical_not().to(torch.uint8).argsort(stable=True)  # edges from own nodes first
     (sources, positions), inner = edges[:, order], inner[order]
     local = torch.where(inner, sources - first, torch.searchsorted(remote, sources) + last - first)
-    # Parts of equal height, so that in a store that is spread evenly each rank holds the rows of its own nodes.
-    height = max(stop - start for start, stop in pairwise(book.bounds))
     bounds = torch.tensor(book.bounds)
-    owners = torch.searchsorted(bounds, remote, right=True) - 1
-    halo = Halo(
-        own=torch.arange(last - first) + part * height,
-        remote=owners * height + remote - bounds[owners],
-        num_rows=height * (len(book.bounds) - 1),
-        border=border,
-    )
+    halo = Halo(_spread(torch.arange(first, last), bounds), _spread(remote, bounds), _num_rows(bounds))
     named = {"n_id": node_ids, "e_id": edge_ids[order], "edge_index": torch.stack([local, positions]), "halo": halo}
     features = node_features | {name: rows[order] for name, rows in edge_features.items()}
     return Data(num_nodes=node_ids.numel(), **(features | named))

@@ -66,16 +66,16 @@ class StoredActivation(Module):
                 self._kept = _Kept(halo, rows, self._kept.times)
             if self._kept.serves(halo, values):
                 return Extended(torch.cat([values, self._kept.rows]), values.size(0))
-        shape = (halo.num_rows, *values.shape[1:])
+        # The stale rows of a checkpoint may be read by other parts, whose borders are others.
+        written = replace(halo, border=None) if trains else halo
+        shape = (written.num_exchanged, *values.shape[1:])
         open_sums = partial(self._open_sums, TensorSpec(f"{self.name}_gradients", shape, values.dtype))
         if self.staleness > 0 and not trains and not halo.history:  # the rows of training stay as they are
             spec = TensorSpec(f"{self.name}_exact", shape, values.dtype)
             with closing(resolve(self.backend).open_tensor(spec)) as exact:
                 return Extended(halo.extend(values, exact, open_sums).together(), values.size(0))
-        # The stale rows of a checkpoint may be read by other parts, whose borders are others.
-        written = replace(halo, border=None) if trains else halo
         self._is_history = halo.history
-        extended = written.extend(values, self.open_store(values, halo.num_rows), open_sums)
+        extended = written.extend(values, self.open_store(values, written.num_exchanged), open_sums)
         if trains:
             rows = extended.together()
             self._kept = _Kept(halo, rows[values.size(0) :].detach().clone(), self.staleness)

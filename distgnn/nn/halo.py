@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Border:
+    """The nodes that are in halos, and where they are in a store that has a row for no others.
+
+    Args:
+        places: ``[b]``, which of a part's own nodes are in the halos of other parts.
+        own: ``[b]``, their rows.
+        remote: ``[h]``, the rows of the part's halo nodes.
+        num_rows: Number of rows of the store; the same for every part.
+    """
+
+    places: Tensor
+    own: Tensor
+    remote: Tensor
+    num_rows: int
+
+
+@dataclass(frozen=True, eq=False)
 class Halo:
     """Where the nodes of a part, and the other nodes that its edges come from, are in the store of a layer.
 
@@ -26,8 +43,7 @@ class Halo:
         own: ``[n]`` int64, the row of each node of the part; no other rank's part has it.
         remote: ``[h]`` int64, the rows of the halo nodes.
         num_rows: Number of rows of the store; the same for every part.
-        border: ``[b]`` int64, which of the own nodes are in the halos of other parts, by their places in ``own``; None
-            may be all of them.
+        border: The nodes that parts exchange, where that is known; then a store for them alone will do.
         history: The parts are batches, and a halo node's row is what the last batch with that node left there: no
             gradient goes to it. Otherwise the parts together are the graph, and every halo node is another's own.
     """
@@ -35,13 +51,18 @@ class Halo:
     own: Tensor
     remote: Tensor
     num_rows: int
-    border: Tensor | None = None
+    border: Border | None = None
     history: bool = False
 
     @property
     def is_whole_graph(self) -> bool:
         """Whether there is no other part; all parts agree on it."""
         return self.own.numel() == self.num_rows
+
+    @property
+    def num_exchanged(self) -> int:
+        """Number of rows of the store that :meth:`extend` needs."""
+        return self.num_rows if self.border is None else self.border.num_rows
 
     def extend(self, values: Tensor, store: TensorStore, open_sums: OpenSums) -> Extended:
         """Say how the halo's rows come behind the own ones.
@@ -51,7 +72,7 @@ class Halo:
 
         Args:
             values: ``[n, ...]``, the rows of the part's own nodes.
-            store: ``[num_rows, ...]``, to exchange them through.
+            store: ``[num_exchanged, ...]``, to exchange them through.
             open_sums: Opens a store of zeros of the same kind, where gradients are summed; it is left as zeros.
 
         Returns:
@@ -138,7 +159,9 @@ class _Exchange:
 
     def __init__(self, halo: Halo, store: TensorStore, open_sums: OpenSums) -> None:
         self.halo, self._store, self._open_sums = halo, store, open_sums
-        self._border = halo.own if halo.border is None else halo.own[halo.border]
+        rows = halo if halo.border is None else halo.border
+        self._own, self._remote = rows.own, rows.remote
+        self._places = None if halo.border is None else halo.border.places
         self.values: Tensor | None = None
         self.gradients: Tensor | None = None
         self._rows: Tensor | None = None
@@ -146,17 +169,17 @@ class _Exchange:
 
     def forward(self) -> None:
         if self.values is not None:
-            border = self.halo.border
-            self._store.write(self._border, self.values if border is None else self.values.index_select(0, border))
-            self.values, self._rows = None, self._store.read(self.halo.remote)
+            values, self.values = self.values, None
+            self._store.write(self._own, values if self._places is None else values.index_select(0, self._places))
+            self._rows = self._store.read(self._remote)
 
     def backward(self) -> None:
         if self.gradients is not None:
             gradients, self.gradients = self.gradients, None
             with self._open_sums() as sums:
-                sums.write(self.halo.remote, gradients.contiguous(), accumulate=True)
-                self._sums = sums.read(self._border)
-                sums.write(self._border, torch.zeros_like(self._sums))
+                sums.write(self._remote, gradients.contiguous(), accumulate=True)
+                self._sums = sums.read(self._own)
+                sums.write(self._own, torch.zeros_like(self._sums))
 
     def rows(self) -> Tensor:
         """Return the halo's rows, ``[h, ...]``."""
@@ -170,8 +193,7 @@ class _Exchange:
         self.backward()
         assert self._sums is not None
         sums, self._sums = self._sums, None
-        border = self.halo.border
-        return gradients + sums if border is None else gradients.index_add(0, border, sums)
+        return gradients + sums if self._places is None else gradients.index_add(0, self._places, sums)
 
 
 class _Depart(torch.autograd.Function):

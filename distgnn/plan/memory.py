@@ -38,7 +38,7 @@ def memory(job: Job, part: Part, ranks: int) -> dict[str, float]:
         "rows": FLOAT * job.embedding_dim * n,
         "state": FLOAT * job.state_width * n,
         "graph": structure + order + 16 * n,
-        "stores": FLOAT * (sum(job.widths[1:]) + (sum(job.widths[1:-1]) if ranks > 1 else 0)) * n,
+        "stores": FLOAT * (job.widths[-1] * n + 2 * sum(job.widths[1:-1]) * _border(part)),
         "buffers": _buffers(job, part, ranks, remote),
     }
     dense = 5 * FLOAT * job.parameters
@@ -50,13 +50,19 @@ def memory(job: Job, part: Part, ranks: int) -> dict[str, float]:
     return {"process": _RUNNING, **kept, "activations": dense + max(0.0, *phases)}
 
 
+def _border(part: Part) -> float:
+    """Number of nodes that other parts read: on average no more than each of them reads."""
+    return min(part.nodes, part.halo)
+
+
 def _buffers(job: Job, part: Part, ranks: int, remote: float) -> float:
     """Messages, of the largest call: what goes out, and what comes in with what this rank writes to itself."""
     row = ID + FLOAT * job.embedding_dim
     calls = [(remote * row, (part.lookups - remote) * row)]
-    for channels in job.widths[1:]:
+    calls += [(0, part.nodes * (ID + FLOAT * job.widths[-1]))]
+    for channels in job.widths[1:-1]:
         row = ID + FLOAT * channels
-        calls += [(0, part.nodes * row), (part.halo * row, 0)]
+        calls += [(0, _border(part) * row), (part.halo * row, 0)]
     limit = BUFFER * (1 - 1 / ranks)
     total = min(limit, max(sent for sent, _ in calls)) + max(min(limit, sent) + own for sent, own in calls)
     return 1.125 * total if ranks > 1 else total
@@ -74,7 +80,7 @@ def _passes(job: Job, part: Part) -> list[float]:
     linear map widened, and of each layer the sums, what the MLP has between its maps, and behind it the output and the
     noise of the dropout.
     """
-    n, m, h = part.nodes, part.lookups, part.halo
+    n, m, h, b = part.nodes, part.lookups, part.halo, _border(part)
     rows, inputs = FLOAT * job.embedding_dim * m, FLOAT * job.num_features * m
     phases = [rows + max(2 * inputs, _fetch(m, m * part.remote, FLOAT * job.embedding_dim))]
     saved = rows if job.num_features not in {0, job.embedding_dim} else 0
@@ -87,13 +93,13 @@ def _passes(job: Job, part: Part) -> list[float]:
         if number < job.num_layers - 1:
             saved += _behind(job, n * out)
             held += n * out if job.dropout else 0
-            writing = 2 * n * out + 6 * ID * n
+            writing = 2 * b * out + 6 * ID * b
             phases.append(saved + held + before + max(writing, h * out + _fetch(h, h, out)))
             before = h * out
     for number, (width, out) in reversed(list(enumerate(layers))):
         if number < job.num_layers - 1:
             # The halo's gradients go to their owners: there they are grouped and summed, read, and set to zero.
-            phases.append(saved + 3 * h * out + 3 * n * out)
+            phases.append(saved + 3 * h * out + 3 * b * out)
             phases.append(saved + 3 * n * out)
             saved -= _behind(job, n * out)
         phases.append(saved + n * (2 * out + width))

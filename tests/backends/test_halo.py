@@ -216,6 +216,8 @@ def test_a_part_from_a_folder_is_the_part_that_is_cut_in_memory(opened: Backend,
     assert torch.equal(loaded.halo.own, cut.halo.own)
     assert torch.equal(loaded.halo.remote, cut.halo.remote)
     assert loaded.halo.num_rows == cut.halo.num_rows
+    for name, rows in vars(cut.halo.border).items():
+        assert torch.equal(torch.as_tensor(getattr(loaded.halo.border, name)), torch.as_tensor(rows)), name
 
 
 @pytest.mark.parametrize("name", ["Cora", "musae_git"])
