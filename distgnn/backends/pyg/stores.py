@@ -168,7 +168,7 @@ class PygTensorStore(_RowStore):
 
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
-        call = f"{'addition to' if accumulate else 'write of'} tensor store {self.spec.name!r}"
+        call = f"write of tensor store {self.spec.name!r}{', by adding' if accumulate else ''}"
         self._shard.check_open()
         self.spec.check_values(ids, values, CPU)
         if accumulate:
