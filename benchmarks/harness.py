@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -233,6 +234,9 @@ def draw(groups: dict[str, dict[str, Result]], title: str, path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         first = next(iter(results))
-        axes.set_title(f"{group}\n({first}: {base['wall_ms']:,.{1 if base['wall_ms'] < 100 else 0}f} ms)", fontsize=8)
+        axes.set_title(
+            f"{textwrap.fill(group, 44)}\n({first}: {base['wall_ms']:,.{1 if base['wall_ms'] < 100 else 0}f} ms)",
+            fontsize=8,
+        )
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
