@@ -25,13 +25,9 @@ import torch
 from harness import console, machine
 from hosts import ADDRESSES, CABLE, two_hosts
 from rich.table import Table
-from scaling import CLASSES, LAYERS, WIDTH, cut
-from torch.nn.functional import cross_entropy
+from scaling import Training, cut
 
 import distgnn
-from distgnn.graph import load_part
-from distgnn.nn import DistributedGIN
-from distgnn.train.session import Session
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -83,25 +79,16 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
     with distgnn.use("pyg") as backend:
-        session = Session(backend)
-        part = load_part(folder)
-        torch.manual_seed(0)
-        model = DistributedGIN(WIDTH, WIDTH, CLASSES, LAYERS, use_dist_tensor=True)
-        wrapped = session.wrap(model, sync_batch_norm=True)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        nodes = session.sum([part.halo.own.numel()])[0]
-        edges = {way: part.edge_index.clone() for way in times}  # each keeps its layout
+        training = Training(backend, folder)
+        edges = {way: training.part.edge_index.clone() for way in ways}  # each keeps its layout
         for step in range(2 * (steps + 2)):
             way = list(ways)[step % 2]
             begin = time.perf_counter()
-            optimizer.zero_grad()
             with ways[way]():
-                out = wrapped(part.x, edges[way], halo=part.halo)
-                (cross_entropy(out, part.y, reduction="sum") / nodes).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            session.sum([0.0])
+                training.step(edges[way])
+            training.session.sum([0.0])
             times[way].append(1e3 * (time.perf_counter() - begin))
-        model.close()
+        training.model.close()
     return {way: statistics.median(found[2:]) for way, found in times.items()} | {"steps_ms": times}
 
 

@@ -67,6 +67,26 @@ def main() -> None:
     draw(results, path.with_suffix(".png"))
 
 
+class Training:
+    """A model that learns from this rank's part of a graph."""
+
+    def __init__(self, backend: distgnn.Backend, folder: Path) -> None:
+        self.session, self.part = Session(backend), load_part(folder)
+        torch.manual_seed(0)
+        self.model = DistributedGIN(WIDTH, WIDTH, CLASSES, LAYERS, use_dist_tensor=True)
+        self._wrapped = self.session.wrap(self.model, sync_batch_norm=True)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+        (self._nodes,) = self.session.sum([self.part.halo.own.numel()])
+
+    def step(self, edge_index: torch.Tensor) -> None:
+        """Train one step over the part's edges."""
+        self._optimizer.zero_grad()
+        out = self._wrapped(self.part.x, edge_index, halo=self.part.halo)
+        loss = cross_entropy(out, self.part.y, reduction="sum") / self._nodes
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
 def measure(folder: Path, steps: int, *, with_memory: bool) -> Numbers:
     """Train on this rank's part and, to see its memory, again and compute all outputs layer by layer."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -74,22 +94,15 @@ def measure(folder: Path, steps: int, *, with_memory: bool) -> Numbers:
     # Without shared memory the backend counts the bytes that go from rank to rank.
     options = {"share_memory": False} if os.environ.get("COUNT_BYTES") else {}
     with distgnn.use("pyg", **options) as backend:
-        session = Session(backend)
-        part = load_part(folder)
-        torch.manual_seed(0)
-        model = DistributedGIN(WIDTH, WIDTH, CLASSES, LAYERS, use_dist_tensor=True)
-        wrapped = session.wrap(model, sync_batch_norm=True)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        nodes = session.sum([part.halo.own.numel(), part.halo.remote.numel()])
+        training = Training(backend, folder)
+        session, part, model = training.session, training.part, training.model
+        (halo_rows,) = session.sum([part.halo.remote.numel()])
         seconds, sent = [], []
 
         def train() -> None:
             for _ in range(steps + 1):
                 begin, before = time.perf_counter(), bytes_sent(backend)
-                optimizer.zero_grad()
-                out = wrapped(part.x, part.edge_index, halo=part.halo)
-                (cross_entropy(out, part.y, reduction="sum") / nodes[0]).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                training.step(part.edge_index)
                 if ranks > 1:
                     dist.barrier()
                 seconds.append(time.perf_counter() - begin)
@@ -98,7 +111,7 @@ def measure(folder: Path, steps: int, *, with_memory: bool) -> Numbers:
         train()
         numbers = {
             "step_ms": 1e3 * statistics.median(seconds[1:]),
-            "halo_rows": int(nodes[1]),
+            "halo_rows": int(halo_rows),
             "bytes_a_step": int(session.sum([sent[-1]])[0]),
         }
         if with_memory:  # in a run of its own, for looking at memory takes time
