@@ -242,6 +242,49 @@ def test_the_papers_readout_sums_a_linear_map_of_each_layers_pooled_features() -
     torch.testing.assert_close(model(x, edge_index), torch.stack([head(h) for head, h in heads]).sum(dim=0))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_papers_readout_trains_the_papers_network(dropout: float) -> None:
+    """Written with torch alone from the paper and the options of its code: dropout is on the scores of each layer."""
+    nodes, edge_index = GRAPHS["random"]
+    x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    model = DistributedGIN(WIDTH, 8, 5, num_layers=3, norm="batch_norm", readout="layer_sum", dropout=dropout)
+    assert model.heads is not None
+    adjacency = torch.eye(nodes).index_put_((edge_index[1], edge_index[0]), torch.ones(()), accumulate=True)
+    pool = torch.nn.functional.one_hot(batch).T.float()
+
+    def scores(parts: dict[str, Tensor]) -> Tensor:
+        h, total = x, torch.zeros(3, 5)
+        for layer in range(4):
+            head = torch.nn.functional.linear(pool @ h, parts[f"heads.{layer}.weight"], parts[f"heads.{layer}.bias"])
+            total = total + torch.nn.functional.dropout(head, dropout)
+            if layer < 3:
+                h = adjacency @ h
+                for part in ("nn.lins.0", "nn.norms.0.module", "nn.lins.1"):
+                    weight, bias = (parts[f"convs.{layer}.{part}.{kind}"] for kind in ("weight", "bias"))
+                    if weight.dim() == 2:
+                        h = torch.nn.functional.linear(h, weight, bias)
+                    else:
+                        h = torch.nn.functional.batch_norm(h, None, None, weight, bias, training=True).relu()
+                weight, bias = parts[f"norms.{layer}.module.weight"], parts[f"norms.{layer}.module.bias"]
+                h = torch.nn.functional.batch_norm(h, None, None, weight, bias, training=True).relu()
+        return total
+
+    parts = {name: weight.detach().clone().requires_grad_() for name, weight in model.named_parameters()}
+    torch.manual_seed(3)
+    expected = scores(parts)
+    torch.manual_seed(3)
+    out = model(x, edge_index, batch=batch)
+    torch.testing.assert_close(out, expected)
+    out.square().sum().backward()
+    expected.square().sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(
+        {name: weight.grad for name, weight in model.named_parameters()},
+        {name: weight.grad for name, weight in parts.items()},
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 def test_gin_takes_the_weights_of_pygs_with_a_norm_given_as_a_module() -> None:
     pygs = GIN(WIDTH, 8, 2, 5, norm=torch.nn.LayerNorm(8))
     DistributedGIN(WIDTH, 8, 5, 2, norm=torch.nn.LayerNorm(8)).load_state_dict(pygs.state_dict())

@@ -51,7 +51,8 @@ class DistributedGIN(LayerwiseModel):
         hidden_channels (int): Width of the hidden layers.
         out_channels (int): Width of the output.
         num_layers (int): Number of message passing layers.
-        dropout (float, optional): Dropout probability. (default: :obj:`0.`)
+        dropout (float, optional): Dropout probability, after each layer; with ``readout="layer_sum"`` that of the
+            scores that each layer's features are mapped to, and of nothing else. (default: :obj:`0.`)
         train_eps (bool, optional): Learn :math:`\epsilon` of each layer. (default: :obj:`False`)
         act (str or Callable, optional): The non-linearity. (default: :obj:`"relu"`)
         norm (str or Callable, optional): The normalization, of the layers and inside their MLPs.

@@ -141,7 +141,8 @@ class LayerwiseModel(Module):
         if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
             out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)
             out = out if self.act is None else self.act(out)
-            out = self.dropout(out)
+            if self.heads is None:  # the paper drops out what the heads give, and that alone
+                out = self.dropout(out)
         return out
 
     def _edge_features(self) -> StoredFeatures | None:
