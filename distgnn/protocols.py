@@ -54,7 +54,7 @@ class UpdateRule(Protocol):
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Change ``rows`` and ``state`` in place.
 
-        A store may bring the rows that a step touches in several pieces, each row once.
+        A store may bring the rows that a step touches in several pieces, each row once, from several threads at once.
 
         Args:
             rows: ``[K, D]`` float32 (float64 for a float64 table), a copy of K different rows.

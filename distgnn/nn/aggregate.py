@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from distgnn.threads import share_work
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from distgnn.nn.halo import Meanwhile
     from distgnn.nn.layout import Bags, Layout
 
-Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 _CHUNK = 2**19  # numbers in the messages that a thread has in memory at a time
@@ -152,7 +153,7 @@ def _relu_gradients_of_edges(gradients: Tensor, x: Tensor, edge_attr: Tensor, la
         passed = _gather(gradients, destinations[edges], each)
         torch.ops.aten.threshold_backward.grad_input(passed, inputs, 0, grad_input=by_edge[edges])
 
-    _share(write, range(0, by_edge.size(0), step))
+    share_work(write, range(0, by_edge.size(0), step), least=1)
     return by_edge
 
 
@@ -195,7 +196,7 @@ def _sum_chunks(sums_of: Callable[[_Chunk], Tensor], bags: Bags, like: Tensor) -
         out[chunk.nodes][1:] = sums[1:]
         begun[number] = sums[0].clone()  # the node may have begun in a chunk that another thread is at
 
-    _share(add, range(len(chunks)))
+    share_work(add, range(len(chunks)), least=1)
     for number, chunk in enumerate(chunks):
         out[chunk.nodes.start] += begun[number]
     return out
@@ -215,30 +216,6 @@ def _beside(away: Callable[[], None] | None, compute: Callable[[], Done]) -> Don
         computing = pool.submit(run)
         away()
     return computing.result()
-
-
-def _share(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
-    """Do the parts in as many threads as torch has.
-
-    The operations of a part are too small to be shared: threads would wait for each other after every one, and for a
-    whole time slice where other processes take a core.
-    """
-    threads, inference, left = torch.get_num_threads(), torch.is_inference_mode_enabled(), iter(parts)
-
-    def run() -> None:
-        with torch.inference_mode(inference), torch.no_grad():
-            for part in left:
-                work(part)
-
-    if threads == 1 or len(parts) == 1:
-        run()
-        return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for thread in [pool.submit(run) for _ in range(threads)]:
-                thread.result()
-    finally:
-        torch.set_num_threads(threads)  # it is also what threads to come begin with
 
 
 def _chunks(bags: Bags, width: int) -> Iterator[_Chunk]:

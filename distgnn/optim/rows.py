@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from distgnn.threads import share_work
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -175,16 +177,19 @@ def update_rows(
     gradients = gradients.to(accumulation_dtype(rows.dtype)).contiguous()
     chunk = _chunk(rows)
     ends = [*starts[::chunk].tolist(), order.numel()]
-    for some, first, begin, end in zip(
-        torch.split(distinct, chunk), torch.split(starts, chunk), ends, ends[1:], strict=False
-    ):
-        sums = _segment_sums(gradients, order[begin:end], first - begin)
+
+    def update(number: int) -> None:
+        part, begin, end = slice(number * chunk, (number + 1) * chunk), ends[number], ends[number + 1]
+        some = distinct[part]
+        sums = _segment_sums(gradients, order[begin:end], starts[part] - begin)
         touched = take_rows(rows, some).to(gradients.dtype)
         touched_state = {name: take_rows(values, some) for name, values in state.items()}
         rule.update(touched, touched_state, sums, step)
         put_rows(rows, some, touched.to(rows.dtype))
         for name, values in touched_state.items():
             put_rows(state[name], some, values)
+
+    share_work(update, range(len(ends) - 1))
 
 
 def _segment_sums(rows: Tensor, order: Tensor, starts: Tensor) -> Tensor:
