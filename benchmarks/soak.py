@@ -4,42 +4,34 @@ One job after another is torn: a rank or a server, drawn at random, is killed wi
 start of its processes on; the rest must end, and the job goes on from its last checkpoint, until it has trained to its
 end. Its last checkpoint must then be that of a job that was left in peace, row by row. Beside them one job trains all
 the time, whose memory, file descriptors and threads are looked at.
-
-Ranks are forked from a process that has imported what they need, so that a kill costs a second instead of ten.
 """
 
 from __future__ import annotations
 
 import argparse
-import atexit
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
 import statistics
 import tempfile
 import time
-import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
+from torn_jobs import Job, forks
 
 PATIENCE, LIMIT = 5.0, 40.0  # seconds until the rest of a job is asked to end, as torchrun asks, and until it hangs
-PROMPT = 10.0  # seconds after the last rank in which a server ends
 RANKS = {"memory": 1, "pyg": 2, "dgl": 2}
 OPTIONS: dict[str, Any] = {
     "dataset": "CustomLargeGraph",
@@ -51,95 +43,30 @@ OPTIONS: dict[str, Any] = {
     "name": "mine",
     "resume": "latest",
 }
-MARK = "DISTGNN_SOAK"
-forks = multiprocessing.get_context("forkserver")
 
 
-def train_as_rank(folder: str, options: dict[str, Any], environment: dict[str, str]) -> None:
-    """Train as one rank of a job; what it says goes to a file."""
-    os.environ.update(environment)
-    os.chdir(folder)
-    output = os.open("output", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    import torch  # noqa: PLC0415  # the process that this one is forked from has it
-
-    from distgnn.train.config import TrainConfig  # noqa: PLC0415
+def train(options: dict[str, Any]) -> None:
+    """Train by options."""
+    from distgnn.train.config import TrainConfig  # noqa: PLC0415  # the process that this one is forked from has it
     from distgnn.train.run import train  # noqa: PLC0415
 
-    torch.set_num_threads(1)
-    try:
-        train(TrainConfig(**options), console=Console(quiet=True))
-    finally:
-        atexit._run_exitfuncs()  # noqa: SLF001  # multiprocessing leaves them out, and DGL's ranks take their leave there
+    train(TrainConfig(**options), console=Console(quiet=True))
 
 
-class Job:
-    """The processes of one attempt to train.
+def start(folder: Path, options: dict[str, Any]) -> Job:
+    """Start a job that trains in a folder; the next attempt goes on there."""
+    return Job(folder, partial(train, options), ranks=RANKS[options["backend"]])
 
-    Args:
-        folder: Where they run; the next attempt goes on there.
-        options: Of the run.
-    """
 
-    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
-        temporary = folder / "temporary"
-        temporary.mkdir(parents=True, exist_ok=True)
-        self.mark, self.port, ranks = uuid.uuid4().hex, free_port(), RANKS[options["backend"]]
-        everyone = {MARK: self.mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "GLOO_SOCKET_IFNAME": "lo"}
-        if ranks > 1:
-            everyone |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
-        self.ranks: list[BaseProcess] = [
-            forks.Process(target=train_as_rank, args=(str(folder), options, {**everyone, "RANK": str(rank)}))
-            for rank in range(ranks)
-        ]
-        for process in self.ranks:
-            process.start()
-        self._names: set[str] = set()
-
-    def running(self) -> bool:
-        """Tell whether any rank still runs."""
-        return any(process.is_alive() for process in self.ranks)
-
-    def servers(self) -> list[psutil.Process]:
-        """List the servers of the job."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if "distgnn.backends.dgl.server" in str(process.cmdline()) and process.environ().get(MARK) == self.mark:
-                    found.append(process)
-                    self._names.add(process.cmdline()[-1])
-        return found
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for all ranks; tell whether they have ended."""
-        deadline = time.monotonic() + seconds
-        for process in self.ranks:
-            process.join(max(0.0, deadline - time.monotonic()))
-        return not self.running()
-
-    def end(self, found: Counter[str]) -> None:
-        """See the rest of the job end after a kill, and count what does not."""
-        if self.wait(PATIENCE):
-            found["ended by themselves"] += 1
-        for process in self.ranks:
-            process.terminate()
-        if not self.wait(LIMIT):
-            found["hangs"] += 1
-            for process in self.ranks:
-                process.kill()
-            self.wait(LIMIT)
-
-    def leftovers(self) -> list[str]:
-        """Name what the job has left: servers, names in shared memory, a port that is still listened on."""
-        deadline = time.monotonic() + PROMPT
-        while (left := self.servers()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        names = [path.name for path in Path("/dev/shm").iterdir() if any(name in path.name for name in self._names)]  # noqa: S108
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken = [f"port {self.port}"] if listener.connect_ex(("127.0.0.1", self.port)) == 0 else []
-        return [f"process {process.pid}" for process in left] + names + taken
+def end(job: Job, found: Counter[str]) -> None:
+    """See the rest of a job end after a kill, and count what does not."""
+    if job.wait(PATIENCE):
+        found["ended by themselves"] += 1
+    for process in job.ranks:
+        process.terminate()
+    if not job.wait(LIMIT):
+        found["hangs"] += 1
+        job.kill()
 
 
 @dataclass
@@ -155,12 +82,6 @@ class Torn:
     backend: str
     found: Counter[str] = field(default_factory=Counter)
     left: list[str] = field(default_factory=list)
-
-
-def free_port() -> int:
-    """Return a port of this host that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def latest(folder: Path) -> int:
@@ -181,7 +102,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 def tear(torn: Torn, folder: Path, options: dict[str, Any], moments: random.Random, until: float, calm: float) -> int:
     """Kill one process of a job that runs in ``folder``, or see it end; return how many were killed."""
     before = latest(folder)
-    job = Job(folder, options)
+    job = start(folder, options)
     torn.found["starts"] += 1
     moment = time.monotonic() + moments.uniform(0.0, 0.6 * calm)
     if time.monotonic() > until:
@@ -198,7 +119,7 @@ def tear(torn: Torn, folder: Path, options: dict[str, Any], moments: random.Rand
             killed = 1
             torn.found["kills"] += 1
             torn.found["kills of servers"] += server and victim == victims[-1]
-    job.end(torn.found) if killed else job.wait(LIMIT)
+    end(job, torn.found) if killed else job.wait(LIMIT)
     if not killed and any(process.exitcode for process in job.ranks):
         torn.found["failures without a kill"] += 1
     torn.left += job.leftovers()
@@ -228,7 +149,7 @@ class Steady:
         # An epoch leaves a line of history, in memory too: few and large ones let it not pass for a leak.
         often = {"checkpoint_every": 5, "eval_every": 5, "num_nodes": 20_000, "num_edges": 200_000}
         options = {**OPTIONS, **often, "backend": "pyg", "epochs": 10**6}
-        self._job = Job(folder, options)
+        self._job = start(folder, options)
         self._processes = [psutil.Process(process.pid) for process in self._job.ranks]
         self.seen: list[dict[str, float]] = []
 
@@ -282,9 +203,9 @@ def main() -> None:
             backend = arguments.backends[next(rounds) % len(arguments.backends)]
             options = {**OPTIONS, "backend": backend, "epochs": arguments.epochs, "checkpoint_every": 2}
             if backend not in expected:
-                started, calm = time.monotonic(), Job(folder / f"calm-{backend}", options)
+                started, calm = time.monotonic(), start(folder / f"calm-{backend}", options)
                 if not calm.wait(300) or any(process.exitcode for process in calm.ranks):
-                    raise SystemExit((folder / f"calm-{backend}" / "output").read_text())
+                    raise SystemExit(calm.output(0))
                 expected[backend] = tensors(folder / f"calm-{backend}"), time.monotonic() - started
             here = folder / f"torn-{backend}"
             while latest(here) < arguments.epochs:
