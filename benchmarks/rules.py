@@ -22,7 +22,7 @@ from torch.nn import Embedding
 import distgnn
 from distgnn.nn import StoredEmbedding
 from distgnn.optim import RowWiseAdagrad, SparseAdagrad, SparseAdam, SparseRowWiseAdagrad
-from distgnn.optim.rows import group_by_id, put_rows, take_rows
+from distgnn.storage.toolkit.rows import group_by_id, put_rows, take_rows
 
 ROWS, STEPS = 1_000_000, 8
 CHUNK = 2048  # rows, as many as the update takes at a time

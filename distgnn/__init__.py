@@ -45,7 +45,6 @@ from distgnn.errors import (
 
 if TYPE_CHECKING:
     from distgnn.hookspecs import hookimpl
-    from distgnn.initial import initial_rows
     from distgnn.protocols import (
         Backend,
         EmbeddingStore,
@@ -65,6 +64,7 @@ if TYPE_CHECKING:
     )
     from distgnn.registry import BackendInfo, get_backend, list_backends, use
     from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, TensorSpec
+    from distgnn.storage.toolkit.initial import initial_rows
 
 __all__ = [
     "Backend",
@@ -126,7 +126,6 @@ __all__ = [
 
 _LAZY = {
     "hookspecs": ("hookimpl",),
-    "initial": ("initial_rows",),
     "protocols": (
         "Backend",
         "EmbeddingStore",
@@ -145,6 +144,7 @@ _LAZY = {
         "UpdateRule",
     ),
     "registry": ("BackendInfo", "get_backend", "list_backends", "use"),
+    "storage.toolkit.initial": ("initial_rows",),
     "specs": ("EmbeddingSpec", "GraphSpec", "PartitionBook", "TensorSpec"),
 }
 

@@ -419,7 +419,7 @@ class Backend(Protocol):
         ...
 
     def open_embedding(self, spec: EmbeddingSpec) -> EmbeddingStore:
-        """Open a table with the rows of :func:`distgnn.initial.initial_rows`, or attach to it.
+        """Open a table with the rows of :func:`distgnn.storage.toolkit.initial.initial_rows`, or attach to it.
 
         Raises:
             NameConflictError: The name is open with another spec; the text shows both.

@@ -35,7 +35,7 @@ class EmbeddingSpec:
     r"""A table of learnable rows.
 
     Its initial rows are drawn from :math:`\mathcal{N}(0, \mathrm{std}^2)` and depend on (seed, name, row id) alone:
-    see :func:`distgnn.initial.initial_rows`.
+    see :func:`distgnn.storage.toolkit.initial.initial_rows`.
 
     Args:
         name: Letters, digits, ``_``, ``-`` and ``.``, not starting with ``.`` or ``-``.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from distgnn.choice import choose, mix
 from distgnn.errors import ConfigError
+from distgnn.storage.toolkit.sampling import derive_seed, sample_without_replacement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def assign_nodes(edge_index: Tensor, num_nodes: int, num_parts: int, *, method: 
         return (nodes * num_parts // max(num_nodes, 1)).int()
     if method == "hash":
         # Choosing one of num_parts is a hash of the node.
-        chosen = choose(nodes.numpy(), np.full(num_nodes, num_parts), 1, seed)
+        chosen = sample_without_replacement(nodes.numpy(), np.full(num_nodes, num_parts), 1, seed)
         return torch.from_numpy(chosen).flatten().int()
     return _metis(edge_index, num_nodes, num_parts, seed) if num_parts < num_nodes else nodes.int()
 
@@ -70,6 +70,6 @@ def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Ten
         num_parts,
         pymetis.CSRAdjacency(starts.astype(width, copy=False), pairs.astype(width, copy=False)),
         eweights=weights.astype(width, copy=False),
-        options=pymetis.Options(seed=mix(seed) % 2**31),
+        options=pymetis.Options(seed=derive_seed(seed) % 2**31),
     )
     return torch.tensor(parts, dtype=torch.int32)

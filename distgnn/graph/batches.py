@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Sampler
 
-from distgnn.choice import mix
 from distgnn.errors import ConfigError
 from distgnn.ranks import gather_numbers, rank_and_world_size
 from distgnn.registry import get_backend
+from distgnn.storage.toolkit.sampling import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,9 @@ class Batches(Sampler[list[int]]):
         self._epoch, self._first = epoch + 1, 0
         order = torch.arange(self._count)
         if self._shuffle:
-            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(mix(self._sampler.seed, epoch)))
+            order = torch.randperm(
+                self._count, generator=torch.Generator().manual_seed(derive_seed(self._sampler.seed, epoch))
+            )
         for start in range(0, self._own * self._batch_size, self._batch_size):
             yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
         yield from ([] for _ in range(self._length - self._own))

@@ -11,9 +11,9 @@ from torch_geometric.sampler import BaseSampler, EdgeSamplerInput, NegativeSampl
 from torch_geometric.sampler.base import SubgraphType
 from torch_geometric.sampler.neighbor_sampler import edge_sample, node_sample
 
-from distgnn.choice import mix
 from distgnn.errors import IdRangeError
 from distgnn.graph.relabel import DirectAddress, SortedKeys
+from distgnn.storage.toolkit.sampling import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ class NeighborSampler(BaseSampler):
     def _sample(self, seeds: Tensor, time: Tensor | None = None) -> SamplerOutput:
         if time is not None:
             raise ValueError("a graph store has no times: leave input_time and edge_label_time out")
-        seed = mix(self.seed, self._epoch, self._next_batch())
+        seed = derive_seed(self.seed, self._epoch, self._next_batch())
         num_nodes = self.graph.num_nodes
         frontier: Ids = seeds.long().numpy()
         if len(frontier) and not 0 <= frontier.min() <= frontier.max() < num_nodes:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from distgnn.choice import checksum
 from distgnn.errors import ConfigError, GraphInputError, RowsError, StoreError
 from distgnn.graph.partition import check_graph, in_edges, rows_of
 from distgnn.graph.partition_reader import open_partition, read_manifest
@@ -21,6 +20,7 @@ from distgnn.protocols import SupportsGraphParts
 from distgnn.ranks import gather_numbers, rank_and_world_size
 from distgnn.registry import get_backend
 from distgnn.specs import GraphSpec, PartitionBook, TensorSpec
+from distgnn.storage.toolkit.sampling import multiset_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,7 +187,7 @@ def _sizes(part: Data, own: int, name: str, backend: Backend) -> tuple[int, int]
     given = part.e_id.numel()
     num_nodes, num_edges = gather_numbers(backend, f"{name}_sizes", [own, given]).sum(dim=0).tolist()
     expected = np.arange(num_edges * rank // world_size, num_edges * (rank + 1) // world_size)
-    difference = torch.tensor(checksum(part.e_id.numpy())) - torch.tensor(checksum(expected))  # wraps around
+    difference = torch.tensor(multiset_hash(part.e_id.numpy())) - torch.tensor(multiset_hash(expected))  # wraps around
     if int(gather_numbers(backend, f"{name}_ids", [int(difference)]).sum()) != 0:
         raise RowsError(
             f"graph {name!r}: the parts have {num_edges} edges, and their e_id are not the ids 0 to {num_edges - 1}, "

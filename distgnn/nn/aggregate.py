@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from distgnn.threads import share_work
+from distgnn.storage.toolkit.threads import share_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from distgnn.errors import CallOrderError, EmbeddingSizeError, IdsError, StoreError
-from distgnn.optim.rows import sum_by_id
 from distgnn.protocols import SupportsPrefetch, SupportsRanks, SupportsResize
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec
+from distgnn.storage.toolkit.rows import sum_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

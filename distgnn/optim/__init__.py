@@ -9,9 +9,9 @@ The optimizers take modules and behave as :mod:`torch.optim`'s::
 :func:`take_rows`, :func:`put_rows` and :func:`sum_by_id` are what a backend moves and sums rows with.
 """
 
-from distgnn.optim.rows import put_rows, sum_by_id, take_rows
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
 from distgnn.optim.sparse import SparseAdagrad, SparseAdam, SparseOptimizer, SparseRowWiseAdagrad, SparseSGD
+from distgnn.storage.toolkit.rows import put_rows, sum_by_id, take_rows
 
 __all__ = [
     "SGD",

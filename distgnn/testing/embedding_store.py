@@ -16,9 +16,9 @@ from distgnn.errors import (
     RowsError,
     StoreClosedError,
 )
-from distgnn.initial import initial_rows
 from distgnn.optim.rules import SGD
 from distgnn.protocols import SupportsPrefetch
+from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.testing.checkpoints import EmbeddingCheckpointTests
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
 from distgnn.testing.oracles import DictOfRows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.initial import initial_rows
+from distgnn.storage.toolkit.initial import initial_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

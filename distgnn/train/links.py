@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
-from distgnn.choice import fractions, mix
 from distgnn.nn import Halo, StoredActivation
 from distgnn.nn.stored import default_name
 from distgnn.specs import TensorSpec
+from distgnn.storage.toolkit.sampling import derive_seed, uniform
 from distgnn.train.steps import Targets, check_sets
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def split_edges(edge_index: Tensor, num_nodes: int, seed: int) -> dict[str, Tens
         Positions of the edges of ``"train"``, ``"val"`` and ``"test"``, ascending; about 80, 10 and 10 % of them.
     """
     low, high = torch.minimum(*edge_index), torch.maximum(*edge_index)
-    places = fractions(low.mul_(num_nodes).add_(high).numpy(), mix(seed, 1))
+    places = uniform(low.mul_(num_nodes).add_(high).numpy(), derive_seed(seed, 1))
     names = np.searchsorted([VAL, VAL + TEST], places, side="right")
     return {
         part: torch.from_numpy(np.flatnonzero(names == number)) for number, part in enumerate(("val", "test", "train"))
@@ -52,7 +52,7 @@ def draw_negatives(edge_ids: Tensor, num_nodes: int, seed: int, epoch: int) -> T
 
     It is any node, as in PyG's loaders: by chance an edge, or the destination itself.
     """
-    drawn = fractions(edge_ids.numpy(), mix(seed, 2, epoch)) * num_nodes
+    drawn = uniform(edge_ids.numpy(), derive_seed(seed, 2, epoch)) * num_nodes
     return torch.from_numpy(drawn.astype(np.int64))
 
 

@@ -15,8 +15,8 @@ import torch
 import distgnn
 from distgnn import EmbeddingSpec
 from distgnn.backends.pyg.backend import PygBackend
-from distgnn.initial import initial_rows
 from distgnn.optim import SGD
+from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 

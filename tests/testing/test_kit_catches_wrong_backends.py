@@ -38,10 +38,10 @@ class OpensStoresWithoutSizes(MemoryBackend):
 
 class OpensAnotherStoreOfTheName(MemoryBackend):
     def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
-        return self._keep(MemoryEmbeddingStore(spec, self._device))
+        return self.keep(MemoryEmbeddingStore(spec, self._device))
 
     def open_tensor(self, spec: TensorSpec) -> MemoryTensorStore:
-        return self._keep(MemoryTensorStore(spec, self._device))
+        return self.keep(MemoryTensorStore(spec, self._device))
 
 
 class AttachesWithAnotherSpec(MemoryBackend):
@@ -56,7 +56,7 @@ class ReplacesTheStoreOfAnotherSpec(MemoryBackend):
         try:
             return super().open_tensor(spec)
         except NameConflictError:
-            return self._keep(MemoryTensorStore(spec, self._device))
+            return self.keep(MemoryTensorStore(spec, self._device))
 
 
 class ConflictsShowOneSpec(MemoryBackend):
@@ -82,7 +82,7 @@ class EveryKindHasItsOwnNames(MemoryBackend):
 
 class OtherEdgesAreIgnored(MemoryBackend):
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
-        return self._attached(spec, MemoryGraphStore) or super().open_graph(spec, edge_index)
+        return self.attached(spec, MemoryGraphStore) or super().open_graph(spec, edge_index)
 
 
 class OnlyDegreesAreCompared(MemoryBackend):
@@ -90,7 +90,7 @@ class OnlyDegreesAreCompared(MemoryBackend):
         try:
             return super().open_graph(spec, edge_index)
         except NameConflictError:
-            store = self._attached(spec, MemoryGraphStore)
+            store = self.attached(spec, MemoryGraphStore)
             degrees = torch.bincount(edge_index[1], minlength=spec.num_nodes)
             if torch.equal(degrees.cumsum(0), store._start[1:]):
                 return store
@@ -99,7 +99,7 @@ class OnlyDegreesAreCompared(MemoryBackend):
 
 class MissingEdgesAreNone(MemoryBackend):
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
-        if edge_index is None and self._attached(spec, MemoryGraphStore) is None:
+        if edge_index is None and self.attached(spec, MemoryGraphStore) is None:
             edge_index = torch.zeros(2, spec.num_edges, dtype=torch.int64)
         return super().open_graph(spec, edge_index)
 

@@ -10,10 +10,10 @@ import torch
 
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.errors import EmbeddingSizeError, StoreError
-from distgnn.initial import initial_rows
-from distgnn.optim.rows import new_state, sum_by_id
 from distgnn.protocols import RuleState
-from distgnn.shards import rule_name
+from distgnn.storage.toolkit.initial import initial_rows
+from distgnn.storage.toolkit.rows import new_state, sum_by_id
+from distgnn.storage.toolkit.rule_states import rule_name
 
 if TYPE_CHECKING:
     from conftest import Failures
@@ -321,7 +321,7 @@ class WrongBackend(MemoryBackend):
         self._store = store
 
     def open_embedding(self, spec: EmbeddingSpec) -> MemoryEmbeddingStore:
-        return self._attached(spec, MemoryEmbeddingStore) or self._keep(self._store(spec, self._device))
+        return self.attached(spec, MemoryEmbeddingStore) or self.keep(self._store(spec, self._device))
 
 
 @pytest.mark.parametrize("store", CAUGHT_BY, ids=lambda store: store.__name__)

@@ -210,7 +210,7 @@ class WrongBackend(MemoryBackend):
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> MemoryGraphStore:
         spec.check_edges(edge_index)
-        return self._attached(spec, MemoryGraphStore) or self._keep(self._store(spec, edge_index, self._device))
+        return self.attached(spec, MemoryGraphStore) or self.keep(self._store(spec, edge_index, self._device))
 
 
 class OpensParts(MemoryBackend):
@@ -218,9 +218,9 @@ class OpensParts(MemoryBackend):
 
     def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> MemoryGraphStore:
         spec.check_edges(edge_index, edge_ids)
-        if self._attached(spec, MemoryGraphStore) is not None:
+        if self.attached(spec, MemoryGraphStore) is not None:
             raise NameConflictError(f"{spec} is open")
-        return self._keep(MemoryGraphStore(spec, edge_index, self._device, edge_ids=edge_ids))
+        return self.keep(MemoryGraphStore(spec, edge_index, self._device, edge_ids=edge_ids))
 
 
 class PartsAreNumberedAsTheyStand(OpensParts):

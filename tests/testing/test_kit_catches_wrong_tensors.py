@@ -166,7 +166,7 @@ class WrongBackend(MemoryBackend):
         self._store = store
 
     def open_tensor(self, spec: TensorSpec) -> MemoryTensorStore:
-        return self._attached(spec, MemoryTensorStore) or self._keep(self._store(spec, self._device))
+        return self.attached(spec, MemoryTensorStore) or self.keep(self._store(spec, self._device))
 
 
 @pytest.mark.parametrize("store", CAUGHT_BY, ids=lambda store: store.__name__)

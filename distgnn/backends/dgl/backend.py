@@ -10,7 +10,7 @@ from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
 from distgnn.meeting import connect_ranks, join_job
-from distgnn.open_stores import OpenStores, needed_edges, open_already, other_edges
+from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class DGLBackend(OpenStores):
         if store is None:
             check_dtype(spec)
             ranges = self._engine.new_ranges(spec.num_embeddings)
-            store = self._keep(DGLEmbeddingStore(spec, self._engine, ranges))
+            store = self.keep(DGLEmbeddingStore(spec, self._engine, ranges))
         return store
 
     def open_tensor(self, spec: TensorSpec) -> DGLTensorStore:
@@ -59,7 +59,7 @@ class DGLBackend(OpenStores):
         if store is None:
             check_dtype(spec)
             ranges = self._engine.new_ranges(spec.shape[0])
-            store = self._keep(DGLTensorStore(spec, self._engine, ranges))
+            store = self.keep(DGLTensorStore(spec, self._engine, ranges))
         return store
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> DGLGraphStore:
@@ -68,25 +68,25 @@ class DGLBackend(OpenStores):
         fingerprint = b"" if edge_index is None else _fingerprint(edge_index)
         store = self._agreed(spec, DGLGraphStore, fingerprint)
         if store is None:
-            edges = needed_edges(spec, edge_index)
+            edges = require_edges(spec, edge_index)
             ranges = self._engine.new_ranges(spec.num_nodes)
-            return self._keep(DGLGraphStore(spec, edges, fingerprint, self._engine, ranges))
+            return self.keep(DGLGraphStore(spec, edges, fingerprint, self._engine, ranges))
         if edge_index is not None and fingerprint != store.fingerprint:
-            raise other_edges(spec)
+            raise edges_conflict_error(spec)
         return store
 
     def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> DGLGraphStore:
         spec.check_edges(edge_index, edge_ids)
         if self._agreed(spec, DGLGraphStore) is not None:
-            raise open_already(spec)
+            raise already_open_error(spec)
         ranges = self._engine.new_ranges(spec.num_nodes)
-        return self._keep(DGLGraphStore(spec, edge_index, b"", self._engine, ranges, edge_ids=edge_ids))
+        return self.keep(DGLGraphStore(spec, edge_index, b"", self._engine, ranges, edge_ids=edge_ids))
 
     def _agreed(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
         """Return the open store of that name, or None, when all ranks have asked for the same."""
-        self._check_open(spec)
+        self.check_open(spec)
         self._engine.together("open", (spec, fingerprint), f"opening of {spec}")
-        return self._attached(spec, kind)
+        return self.attached(spec, kind)
 
 
 def _joined(timeout: float, port: int) -> Engine:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from distgnn.backends.dgl.rows import Ranges
 from distgnn.backends.dgl.wire import Call
-from distgnn.optim.rows import move_rows, put_rows, take_rows
 from distgnn.specs import PartitionBook
+from distgnn.storage.toolkit.rows import move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -24,10 +24,10 @@ from distgnn.backends.dgl.shards import DGLEmbeddingShard, DGLGraphShard, DGLTen
 from distgnn.backends.dgl.wire import Reply
 from distgnn.errors import CallOrderError, DistGNNError, NameConflictError
 from distgnn.meeting import listed
-from distgnn.open_stores import other_edges
-from distgnn.optim.rows import put_rows, take_rows
-from distgnn.shards import RowShard
 from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
+from distgnn.storage.toolkit.open_stores import edges_conflict_error
+from distgnn.storage.toolkit.row_shard import RowShard
+from distgnn.storage.toolkit.rows import put_rows, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +158,7 @@ class Service:
                 )
             if call.content != calls[0].content and self._arguments(call) != first:
                 if call.operation == "open":
-                    raise other_edges(first[0])
+                    raise edges_conflict_error(first[0])
                 raise CallOrderError(
                     f"ranks call {call.about} with different arguments: rank 0 with {first[1:]}, rank {call.rank} with "
                     f"{self._arguments(call)[1:]}; they must be the same on every rank"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import dgl
 import torch
 
-from distgnn.shards import EmbeddingShard, GraphShard, TensorShard
+from distgnn.storage.toolkit.graph_shard import GraphShard
+from distgnn.storage.toolkit.row_shard import EmbeddingShard, TensorShard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,11 @@ class DGLEmbeddingShard(EmbeddingShard):
         self._keeper, self._key, self._ranges = keeper, key, ranges
         self._rows = keeper.keep(key, ranges, self._rows)
 
-    def _make_state(self, rule: str, state: RuleState) -> None:
-        super()._make_state(rule, state)
-        kept = self._state[rule]
-        for name, rows in kept.items():
-            kept[name] = self._keeper.keep(f"{self._key}.{rule}.{name}", self._ranges, rows, shared=False)
+    def _new_state(self, rule: str, state: RuleState) -> dict[str, Tensor]:
+        return {
+            name: self._keeper.keep(f"{self._key}.{rule}.{name}", self._ranges, rows, shared=False)
+            for name, rows in super()._new_state(rule, state).items()
+        }
 
     def _drop_state(self, rule: str) -> None:
         for name in self._state[rule]:
@@ -45,8 +46,6 @@ class DGLEmbeddingShard(EmbeddingShard):
 
     def close(self) -> None:
         if not self.closed:
-            for rule in list(self._state):
-                self._drop_state(rule)
             super().close()
             self._keeper.free(self._key)
 
@@ -71,7 +70,7 @@ class DGLGraphShard(GraphShard):
 
     DGL's sampler draws by one sequence of random numbers a process, so that a sample depends on what was asked before
     and by whom; and a DGL server holds one graph, cut on disk before it starts. So samples are those of
-    :class:`~distgnn.shards.GraphShard`. All in-edges are the same everywhere: DGL finds them, in the same memory.
+    :class:`~distgnn.storage.toolkit.GraphShard`. All in-edges are the same everywhere: DGL finds them, in that memory.
     """
 
     def __init__(self, spec: GraphSpec, edge_index: Tensor, ranges: Ranges, *, edge_ids: Tensor | None = None) -> None:

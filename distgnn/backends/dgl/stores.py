@@ -11,10 +11,10 @@ from dgl.distributed import DistEmbedding, DistTensor
 
 from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
-from distgnn.optim.rows import accumulation_dtype, sum_by_id
 from distgnn.protocols import InEdges, RuleState, StateSpec
-from distgnn.shards import check_exported, check_range
 from distgnn.specs import PartitionBook
+from distgnn.storage.toolkit.row_shard import check_exported, check_range
+from distgnn.storage.toolkit.rows import accumulation_dtype, sum_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
 from distgnn.errors import NameConflictError
-from distgnn.open_stores import OpenStores, needed_edges, open_already, other_edges
 from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
+from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,31 +54,31 @@ class PygBackend(OpenStores):
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._agreed(spec, PygEmbeddingStore)
-        return store or self._keep(PygEmbeddingStore(spec, self._router, self._prefetcher))
+        return store or self.keep(PygEmbeddingStore(spec, self._router, self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._agreed(spec, PygTensorStore)
-        return store or self._keep(PygTensorStore(spec, self._router(spec.shape[0])))
+        return store or self.keep(PygTensorStore(spec, self._router(spec.shape[0])))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> PygGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
         store = self._agreed(spec, PygGraphStore)
         if store is None:
-            edges = needed_edges(spec, edge_index)
-            return self._keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
+            edges = require_edges(spec, edge_index)
+            return self.keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
         assert self._ranks is not None
         other = edge_index is not None and not store.holds(edge_index)
         # A rank compares the edges of its own nodes; all of them must refuse, or none.
         if "other" in self._ranks.gather_texts("other" if other else "same", f"opening of {spec}"):
-            raise other_edges(spec)
+            raise edges_conflict_error(spec)
         return store
 
     def open_graph_part(self, spec: GraphSpec, edge_index: Tensor, edge_ids: Tensor) -> PygGraphStore:
         spec.check_edges(edge_index, edge_ids)
         if self._agreed(spec, PygGraphStore) is not None:
-            raise open_already(spec)
-        return self._keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes), edge_ids=edge_ids))
+            raise already_open_error(spec)
+        return self.keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes), edge_ids=edge_ids))
 
     def close(self) -> None:
         super().close()
@@ -89,7 +89,7 @@ class PygBackend(OpenStores):
         self._ranks = self._background = None
 
     def _agreed(self, spec: Spec, kind: type[_Store]) -> _Store | None:
-        self._check_open(spec)
+        self.check_open(spec)
         assert self._ranks is not None
         for rank, asked in enumerate(self._ranks.gather_texts(str(spec), f"opening of {spec}")):
             if asked != str(spec):
@@ -97,7 +97,7 @@ class PygBackend(OpenStores):
                     f"ranks open different stores at once: rank {self._ranks.rank} asks for {spec}, rank {rank} for "
                     f"{asked}; every rank must open the same stores in the same order"
                 )
-        return self._attached(spec, kind)
+        return self.attached(spec, kind)
 
     def _router(self, num_rows: int, ranks: Ranks | None = None) -> Router:
         ranks = ranks or self._ranks

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from distgnn.optim.rows import put_rows
+from distgnn.storage.toolkit.rows import put_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from distgnn.backends.pyg.ranks import as_bytes
-from distgnn.optim.rows import group_by_id, move_rows, put_rows, take_rows
+from distgnn.storage.toolkit.rows import group_by_id, move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

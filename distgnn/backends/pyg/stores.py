@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.optim.rows import accumulation_dtype, sum_by_id, take_rows
 from distgnn.protocols import InEdges
-from distgnn.shards import EmbeddingShard, GraphShard, TensorShard, grown, last_of_each
+from distgnn.storage.toolkit.graph_shard import GraphShard
+from distgnn.storage.toolkit.row_shard import EmbeddingShard, TensorShard, last_of_each, resized_spec
+from distgnn.storage.toolkit.rows import accumulation_dtype, sum_by_id, take_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,7 +130,7 @@ class PygEmbeddingStore(_RowStore):
     def resize(self, num_embeddings: int) -> None:
         call = f"resize of embedding store {self.spec.name!r}"
         self._shard.check_open()
-        spec, states, own = grown(self.spec, num_embeddings), self.rule_states(), self.own_rows
+        spec, states, own = resized_spec(self.spec, num_embeddings), self.rule_states(), self.own_rows
         ids, rows = torch.arange(own.start, own.stop), self.export_rows(own.start, own.stop)
         self._open(spec)
         self.reset_rule_states(states)

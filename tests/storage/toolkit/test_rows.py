@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distgnn.optim import SGD
-from distgnn.optim.rows import group_by_id, put_rows, sum_by_id, take_rows, update_rows
+from distgnn.storage.toolkit.rows import group_by_id, put_rows, sum_by_id, take_rows, update_rows
 
 IDS = st.lists(st.sampled_from([0, 1, 2, 3, 7, 40, 41, 2**40, 2**62, 2**63 - 1]), max_size=60)
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from distgnn.threads import share_work
+from distgnn.storage.toolkit.threads import share_work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Choosing some of a node's edges by chance, the same ones wherever and beside whatever else the node is asked for."""
+"""Neighbor sampling without replacement, deterministic in (seed, node)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _WORD = 2**64 - 1
 _LARGE_FANOUT = 128  # beyond it, slot by slot, which is quadratic, costs more than a number for each edge
 
 
-def mix(*numbers: int) -> int:
-    """Make one seed of several whole numbers, in [0, 2**63): other numbers give an unrelated seed."""
+def derive_seed(*numbers: int) -> int:
+    """Derive one seed from several integers, in [0, 2**63): other integers give an unrelated seed."""
     state = 0
     for number in numbers:
         word = np.array([(state ^ (number & _WORD)) + _GOLDEN & _WORD], dtype=np.uint64)
@@ -23,8 +23,8 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-def checksum(numbers: NDArray[np.int64]) -> int:
-    """Make one whole number of many, in [-2**63, 2**63), whatever their order.
+def multiset_hash(numbers: NDArray[np.int64]) -> int:
+    """Hash a multiset of integers to one in [-2**63, 2**63).
 
     That of all numbers is the sum of those of their parts, modulo 2**64; other numbers have an unrelated one.
     """
@@ -32,14 +32,16 @@ def checksum(numbers: NDArray[np.int64]) -> int:
     return int(total.astype(np.int64))
 
 
-def fractions(numbers: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def uniform(numbers: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """Draw a number in [0, 1) for each of ``numbers``, by (seed, number) alone."""
-    states = _scrambled(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(seed)))
+    states = _scrambled(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(derive_seed(seed)))
     return _fractions(states, np.zeros(1, dtype=np.int64))
 
 
-def choose(nodes: NDArray[np.int64], degrees: NDArray[np.int64], fanout: int, seed: int) -> NDArray[np.int64]:
-    """Choose ``fanout`` of each node's edges, uniformly without replacement; all of them have more.
+def sample_without_replacement(
+    nodes: NDArray[np.int64], degrees: NDArray[np.int64], fanout: int, seed: int
+) -> NDArray[np.int64]:
+    """Sample ``fanout`` of each node's edges, uniformly without replacement; all of them have more.
 
     The choice for a node depends on (seed, node, degree, fanout) alone.
 
@@ -47,12 +49,12 @@ def choose(nodes: NDArray[np.int64], degrees: NDArray[np.int64], fanout: int, se
         nodes: ``[K]``, ids.
         degrees: ``[K]``, each above ``fanout``.
         fanout: At least 0.
-        seed: Any whole number.
+        seed: Any integer.
 
     Returns:
         ``[K, fanout]`` different numbers from 0 to the node's degree, ascending in each row.
     """
-    states = _scrambled(nodes.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(mix(seed)))
+    states = _scrambled(nodes.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(derive_seed(seed)))
     if fanout > _LARGE_FANOUT:
         return _by_edges(states, degrees, fanout)
     return _by_slots(states, degrees, fanout)
@@ -76,7 +78,7 @@ def _by_slots(states: NDArray[np.uint64], degrees: NDArray[np.int64], fanout: in
 
 
 def _by_edges(states: NDArray[np.uint64], degrees: NDArray[np.int64], fanout: int) -> NDArray[np.int64]:
-    """Draw a number for each edge, and choose the edges of the smallest ones."""
+    """Draw a number for each edge, and sample_without_replacement the edges of the smallest ones."""
     node = np.repeat(np.arange(len(degrees)), degrees)
     before = degrees.cumsum() - degrees
     offset = np.arange(len(node)) - before.repeat(degrees)

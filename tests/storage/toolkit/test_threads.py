@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from distgnn.optim import Adam
-from distgnn.optim.rows import new_state, update_rows
-from distgnn.threads import share_work
+from distgnn.storage.toolkit.rows import new_state, update_rows
+from distgnn.storage.toolkit.threads import share_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

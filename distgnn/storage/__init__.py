@@ -1,0 +1,1 @@
+"""What a store is, and what one is built from."""
