@@ -21,8 +21,8 @@ import torch
 from distgnn._version import __version__
 from distgnn.data.datasets import KNOWN_DATASETS
 from distgnn.data.raw_files import CACHE_VARIABLE, DATA_VARIABLE, cache_folder
+from distgnn.distributed.launcher import DEFAULT_PORT, unlaunched
 from distgnn.registry import list_backends
-from distgnn.train.session import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,11 +147,10 @@ def _try(backend: BackendInfo) -> Finding:
     if not backend.available:
         needed = backend.reason.rpartition(": ")[2] if "pip install" in backend.reason else "see what its package needs"
         return Finding(subject, "note", backend.reason, needed)
-    alone = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
     command = [sys.executable, "-c", _TRIAL, backend.name]
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=alone, capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
+            command, env=unlaunched(), capture_output=True, text=True, timeout=_TRIAL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         fix = "see what it waits for: open it in Python by distgnn.use(...)"

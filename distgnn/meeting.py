@@ -13,10 +13,14 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 from torch.distributed.rendezvous import rendezvous
+from torch.torch_version import TorchVersion
 
+from distgnn.distributed.addresses import facing, interface_of, is_loopback, resolved
+from distgnn.distributed.launcher import launched
 from distgnn.errors import PeerLostError, SecretError
 from distgnn.secret import FILE_VARIABLE, VARIABLE, job_secret, sign
 
@@ -25,7 +29,11 @@ if TYPE_CHECKING:
 
     from torch.distributed import Store  # type: ignore[attr-defined]  # it is there
 
+    from distgnn.distributed.launcher import Launch
+
 _T = TypeVar("_T")
+# torch before 2.8 cannot take a socket that listens where its store runs on libuv, its default.
+_THREADS: dict[str, bool] = {} if torch.__version__ >= TorchVersion("2.8") else {"use_libuv": False}
 _LAST_SECONDS = 2.0  # more than what comes late by itself takes
 _joined = itertools.count(1)  # every rank joins the same jobs in the same order
 
@@ -57,9 +65,10 @@ def join_job(timeout: float) -> Job:
         rank, size = dist.get_rank(), dist.get_world_size()
         store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
     else:
-        rank, size = 0, int(os.environ.get("WORLD_SIZE", "1"))
-        if size > 1:
-            store, rank = find_job(size, timeout)
+        launch = launched()
+        rank, size = (0, 1) if launch is None else (launch.rank, launch.world_size)
+        if launch is not None:
+            store = find_job(launch, timeout)
     if size == 1:
         return Job(0, 1, None, b"")
     return Job(rank, size, *meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
@@ -88,34 +97,65 @@ def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T]) -> _T:
         ) from error
 
 
-def find_job(size: int, timeout: float) -> tuple[Store, int]:
-    """Reach the store that rank 0, or torchrun, keeps for the job; return it and this process's rank.
+def find_job(launch: Launch, timeout: float) -> Store:
+    """Reach the store that rank 0, or torchrun, keeps for the job.
 
-    Rank 0 waits at ``MASTER_ADDR`` and at no other address of its machine; torch's own store would listen on all.
+    Rank 0 waits at ``MASTER_ADDR`` and, where that is possible, at no other address of its machine; torch's own store
+    would listen on all.
 
     Raises:
         PeerLostError: It is not where the environment variables say.
     """
     limit = timedelta(seconds=timeout)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
-    def reach() -> tuple[Store, int]:
-        if os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            listener = socket.create_server((host, port)).detach()
-            return TCPStore(host, port, None, True, limit, wait_for_workers=False, master_listen_fd=listener), 0
+    def reach() -> Store:
+        if launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            with listening(host, port, local=launch.local) as listener:
+                # The client of rank 0 itself goes where it listens, which behind NAT is not MASTER_ADDR.
+                own = host if listener.getsockname()[0] in {"0.0.0.0", "::"} else listener.getsockname()[0]  # noqa: S104
+                return TCPStore(
+                    own, port, None, True, limit, wait_for_workers=False, master_listen_fd=listener.detach(), **_THREADS
+                )
         # With a world size of 1 torch waits for nobody; meet() does, and says who is missing.
-        store, rank, _ = next(rendezvous("env://?world_size=1", timeout=limit))
-        return store, rank
+        store: Store
+        store, _, _ = next(rendezvous("env://?world_size=1", timeout=limit))
+        return store
 
     try:
         return within(timeout, reach)
     except (OSError, RuntimeError, TimeoutError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise PeerLostError(
-            f"rank {os.environ['RANK']} of {size} found no job at {address}, its MASTER_ADDR:MASTER_PORT, in "
+            f"rank {launch.rank} of {launch.world_size} found no job at {host}:{port}, its MASTER_ADDR:MASTER_PORT, in "
             f"{timeout:g} s: start rank 0, or torchrun, on that machine, with a port that is free and open there "
             f"({first_line(error)})"
         ) from error
+
+
+def listening(host: str, port: int, *, local: bool) -> socket.socket:
+    """Return a socket at which rank 0 waits for the others, who know its machine as ``host``.
+
+    It is at that address. Where the name leads to the loopback's here, as Debian has it for a machine's own name, other
+    machines know another one: then it is at every address, as torch's is. Behind NAT it is at the address from which
+    the others' is reached.
+
+    Args:
+        host: An address or a name.
+        port: The port.
+        local: Whether all ranks run on this host.
+
+    Raises:
+        OSError: The name is not known, or the port is taken.
+    """
+    found = resolved(host)
+    if not found:
+        raise OSError(f"the name {host!r} is not known here")
+    here = [address for address in found if interface_of(address) is not None]
+    address = here[0] if here else facing(host)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if is_loopback(address) and not is_loopback(host) and not local:
+        address = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104  # as above
+    return socket.create_server((address, port), family=family)
 
 
 def meet(store: Store, rank: int, size: int, timeout: float) -> tuple[PrefixStore, bytes]:

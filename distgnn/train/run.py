@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 
 from distgnn.data.options import load_by_options
+from distgnn.distributed.cluster_file import join_ip_config
+from distgnn.distributed.launcher import launched, launched_size
 from distgnn.errors import ConfigError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
@@ -21,7 +23,7 @@ from distgnn.secret import FILE_VARIABLE
 from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
-from distgnn.train.session import Session, join_ip_config
+from distgnn.train.session import Session
 from distgnn.train.source import Source
 from distgnn.train.timeline import Timeline
 from distgnn.train.trial import Trial
@@ -107,7 +109,8 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         os.environ[FILE_VARIABLE] = config.secret_file
     name = config.backend or os.environ.get("DISTGNN_BACKEND") or _default_backend()
     config = replace(config, backend=name)
-    if os.environ.get("RANK", "0") != "0":
+    launch = launched()
+    if launch is not None and launch.rank > 0:
         console = Console(quiet=True)
     with console.status(f"loading {config.dataset}"):
         loaded = None if config.partition else _load(config)
@@ -132,7 +135,7 @@ def train(config: TrainConfig, *, console: Console) -> Result:
 
 
 def _default_backend() -> str:
-    return "memory" if os.environ.get("WORLD_SIZE", "1") == "1" else "pyg"
+    return "memory" if launched_size() == 1 else "pyg"
 
 
 def _run(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import socket
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from distgnn.distributed.cluster_file import Machine, join_ip_config, read_ip_config
+from distgnn.distributed.launcher import launched_size
 from distgnn.errors import ConfigError
 from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
 from distgnn.ranks import rank_and_world_size
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
 
     from distgnn.protocols import Backend
 
-DEFAULT_PORT = 29500
+__all__ = ["Machine", "Session", "join_ip_config", "read_ip_config"]
 _TEXT_BYTES = 1000
 
 
@@ -54,11 +50,14 @@ class Session:
         self.timeline = timeline or Timeline(on=False)
         self.backend = timed(backend, self.timeline)
         self.rank, self.world_size = rank_and_world_size(backend)
-        started = int(os.environ.get("WORLD_SIZE", "1"))
+        joined = dist.is_initialized()
+        started = dist.get_world_size() if joined else launched_size()
         if started != self.world_size:
+            who = "torch.distributed has joined" if joined else "a launcher started"
             raise ConfigError(
-                f"a launcher started {started} processes, and backend {backend.name!r} joins {self.world_size}: start "
-                "one process, or choose a backend of several ranks (see: distgnn backends)"
+                f"{who} {started} processes, and backend {backend.name!r} joins {self.world_size}: start one process, "
+                "or choose a backend of several ranks (see: distgnn backends)"
+                + (", and open it after init_process_group" if joined else "")
             )
 
     @property
@@ -146,119 +145,3 @@ class Session:
 
     def _call(self) -> AbstractContextManager[None]:
         return self.timeline.span("exchange", collective=True)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A line of an ip_config file.
-
-    Args:
-        address: Its IP address.
-        rank: Its rank.
-        port: Where rank 0 waits for the others.
-    """
-
-    address: str
-    rank: int
-    port: int
-
-
-def read_ip_config(path: str | Path) -> list[Machine]:
-    """Read a cluster file: ``address rank`` a line, and on the line of rank 0, if wanted, a port.
-
-    Text after ``#`` and blank lines are left out.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The machines in the order of ranks.
-
-    Raises:
-        ConfigError: The file cannot be read, or a line cannot be understood; the text names the line.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the ip_config file {path} cannot be read: {error}") from error
-    machines: dict[int, Machine] = {}
-    addresses: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        machine = _machine(words, f"{path}, line {number}: {line.strip()!r}")
-        if machine.rank in machines:
-            raise ConfigError(f"{path}, line {number}: rank {machine.rank} is there already")
-        if machine.address in addresses:
-            raise ConfigError(
-                f"{path}, line {number}: {machine.address} is there already, on line {addresses[machine.address]}; "
-                "several processes of one machine are started by torchrun"
-            )
-        addresses[machine.address] = number
-        machines[machine.rank] = machine
-    if sorted(machines) != list(range(len(machines))) or not machines:
-        raise ConfigError(f"{path}: the ranks must be 0, 1, ... without gaps, not {sorted(machines)}")
-    return [machines[rank] for rank in range(len(machines))]
-
-
-def join_ip_config(path: str | Path, rank: int | None = None) -> None:
-    """Set the environment variables by which ranks find each other, from a cluster file.
-
-    Args:
-        path: The file; see :func:`read_ip_config`.
-        rank: This machine's rank; without it, the line is found by this machine's own addresses.
-
-    Raises:
-        ConfigError: The file is wrong, or no line, or several, are this machine's.
-    """
-    machines = read_ip_config(path)
-    own = _own_addresses()
-    if rank is None:
-        mine = [machine for machine in machines if machine.address in own]
-        if len(mine) != 1:
-            found = f"{len(mine)} of its lines are" if mine else "none of its lines is"
-            raise ConfigError(
-                f"{path}: {found} this machine's, whose addresses are {', '.join(sorted(own))}; say which by --rank"
-            )
-        rank = mine[0].rank
-    if not 0 <= rank < len(machines):
-        raise ConfigError(f"{path} has ranks 0 to {len(machines) - 1}, not {rank}")
-    address = machines[rank].address
-    if address not in own:
-        raise ConfigError(
-            f"{path}: rank {rank} is {address}, which is not this machine's; its own are {', '.join(sorted(own))}"
-        )
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(len(machines)),
-        LOCAL_RANK="0",
-        MASTER_ADDR=machines[0].address,
-        MASTER_PORT=str(machines[0].port),
-        GLOO_SOCKET_IFNAME=own[address],
-    )
-
-
-def _machine(words: list[str], label: str) -> Machine:
-    if len(words) not in {2, 3}:
-        raise ConfigError(f"{label}: expected 'address rank' or 'address rank port'")
-    try:
-        address = ipaddress.IPv4Address(words[0])
-    except ValueError:
-        raise ConfigError(f"{label}: {words[0]!r} is no IPv4 address") from None
-    if not words[1].isdecimal():
-        raise ConfigError(f"{label}: the rank {words[1]!r} is no whole number from 0")
-    port = words[2] if len(words) == 3 else str(DEFAULT_PORT)
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(f"{label}: the port {port!r} is no number from 1 to 65535")
-    return Machine(str(address), int(words[1]), int(port))
-
-
-def _own_addresses() -> dict[str, str]:
-    """Return this machine's IPv4 addresses, each with the name of its interface."""
-    return {
-        address.address: interface
-        for interface, addresses in psutil.net_if_addrs().items()
-        for address in addresses
-        if address.family == socket.AF_INET
-    }
