@@ -48,7 +48,8 @@ class TrainConfig:
             launcher or ``ip_config`` makes this process one of several.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
-        secret_file: A file with the job's secret, see :mod:`distgnn.secret`; None is ``DISTGNN_SECRET``'s, or none.
+        secret_file: A file with a secret of the job, see :mod:`distgnn.distributed.secret`; None is
+            ``DISTGNN_SECRET``'s, or none.
         epochs: Passes over the training data.
         batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
             32 graphs, or 1,024 nodes or edges.

@@ -16,10 +16,10 @@ from rich.console import Console
 from distgnn.data.options import load_by_options
 from distgnn.distributed.cluster_file import join_ip_config
 from distgnn.distributed.launcher import launched, launched_size
+from distgnn.distributed.secret import FILE_VARIABLE
 from distgnn.errors import ConfigError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
-from distgnn.secret import FILE_VARIABLE
 from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued

@@ -12,7 +12,7 @@ import pytest
 
 from distgnn import ConfigError
 from distgnn.distributed.launcher import first_host, launched, unlaunched
-from distgnn.meeting import listening
+from distgnn.distributed.meeting import listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from distgnn.backends.dgl.alone import Alone
 from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
-from distgnn.meeting import connect_ranks, join_job
+from distgnn.distributed.meeting import connect_ranks, join_job
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:

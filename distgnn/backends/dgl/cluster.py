@@ -17,8 +17,8 @@ from distgnn.backends.dgl.engine import Engine
 from distgnn.backends.dgl.launch import start_servers
 from distgnn.backends.dgl.sockets import Connections, end_without_destructors, free_port, is_listening
 from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
+from distgnn.distributed.meeting import first_line, listed, within
 from distgnn.errors import PeerLostError
-from distgnn.meeting import first_line, listed, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Ranges
-    from distgnn.meeting import Job
+    from distgnn.distributed.meeting import Job
 
 _LOOK_SECONDS = 0.2
 _GRACE = 2.0  # seconds in which a server tells who is silent or gone

@@ -24,15 +24,15 @@ import psutil
 
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
 from distgnn.backends.dgl.sockets import free_port, is_listening
+from distgnn.distributed.meeting import within
 from distgnn.errors import PeerLostError
-from distgnn.meeting import within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
-    from distgnn.meeting import Job
+    from distgnn.distributed.meeting import Job
 
 LOOPBACK = "127.0.0.1"
 _REFUSED = "refused: "

@@ -22,8 +22,8 @@ import torch
 from distgnn.backends.dgl.rows import Ranges, remove_names
 from distgnn.backends.dgl.shards import DGLEmbeddingShard, DGLGraphShard, DGLTensorShard
 from distgnn.backends.dgl.wire import Reply
+from distgnn.distributed.meeting import listed
 from distgnn.errors import CallOrderError, DistGNNError, NameConflictError
-from distgnn.meeting import listed
 from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
 from distgnn.storage.toolkit.open_stores import edges_conflict_error
 from distgnn.storage.toolkit.row_shard import RowShard

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from distgnn.distributed.secret import sign
 from distgnn.errors import StoreError
-from distgnn.secret import sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
-    from distgnn.meeting import Job
+    from distgnn.distributed.meeting import Job
 
 _SPINNING = 2e-4  # seconds
 _RANK = struct.Struct("<q")

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from distgnn.backends.pyg.host import Host
+from distgnn.distributed.meeting import connect_ranks, first_line, join_job, listed, within
 from distgnn.errors import CallOrderError, PeerLostError
-from distgnn.meeting import connect_ranks, first_line, join_job, listed, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

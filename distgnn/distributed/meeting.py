@@ -21,8 +21,8 @@ from torch.torch_version import TorchVersion
 
 from distgnn.distributed.addresses import facing, interface_of, is_loopback, resolved
 from distgnn.distributed.launcher import launched
+from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE, job_secret, sign
 from distgnn.errors import PeerLostError, SecretError
-from distgnn.secret import FILE_VARIABLE, VARIABLE, job_secret, sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
