@@ -6,6 +6,7 @@ import itertools
 import zlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
@@ -54,8 +55,8 @@ class Batches(Sampler[list[int]]):
         per_rank: bool,
         backend: Backend | None,
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ConfigError(f"batch_size must be an integer of at least 1, not {batch_size!r}")
         self._sampler = sampler
         self._count, self._batch_size = count, batch_size
         self._shuffle = shuffle
@@ -73,14 +74,12 @@ class Batches(Sampler[list[int]]):
         if per_rank:
             self._rank, self._world_size = 0, 1
 
-    def check_workers(self, num_workers: int = 0, *, persistent_workers: bool = False) -> None:
-        """Refuse workers where calls of stores go to other ranks, and those that do not hear of new epochs.
+    def check_workers(self, num_workers: int) -> None:
+        """Refuse workers where calls of stores go to other ranks.
 
         Raises:
-            ConfigError: There are workers, and other ranks; or they are to outlive an epoch.
+            ConfigError: There are workers, and other ranks.
         """
-        if persistent_workers:
-            raise ConfigError("persistent_workers are not told when an epoch begins; leave them out")
         if num_workers and self._several:
             raise ConfigError(
                 f"num_workers={num_workers}: a worker process cannot call stores of several ranks; leave it at 0"

@@ -5,31 +5,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch_geometric.data import FeatureStore
 from torch_geometric.loader import LinkLoader, NodeLoader
 
+from distgnn.errors import ConfigError
 from distgnn.graph.batches import Batches
-from distgnn.graph.feature_store import as_feature_store
+from distgnn.graph.loader_options import (
+    check_names,
+    edge_seeds,
+    graph_and_features,
+    named_features,
+    node_seeds,
+    other_options,
+)
 from distgnn.graph.neighbor_sampler import NeighborSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import ArrayLike
     from torch import Tensor
-    from torch_geometric.data import Data
+    from torch_geometric.data import Data, FeatureStore
     from torch_geometric.sampler import NegativeSampling
 
-    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
+    from distgnn.graph.feature_store import Rows, StoreFeatures
+    from distgnn.protocols import Backend, GraphStore, TensorStore
 
-    Stores: TypeAlias = TensorStore | EmbeddingStore | Mapping[str, TensorStore | EmbeddingStore]
-    Features: TypeAlias = FeatureStore | Stores
+    Stores: TypeAlias = Rows | Mapping[str, Rows]
+    Source: TypeAlias = Data | tuple[FeatureStore | Stores | None, GraphStore]
+    Ids: TypeAlias = Tensor | ArrayLike | range
     Transform: TypeAlias = Callable[[Data], Data]
 
 
 def neighbor_loader(
-    data: tuple[Features | None, GraphStore],
+    data: Source,
     num_neighbors: Sequence[int],
-    input_nodes: Tensor | None = None,
+    input_nodes: Ids | None = None,
     *,
     batch_size: int = 1,
     shuffle: bool = False,
@@ -53,10 +63,11 @@ def neighbor_loader(
     ``loader.batch_sampler.set_epoch(e)`` starts the next pass there.
 
     Args:
-        data: Features of the nodes, and the graph. The features are PyG's, a store (then called ``x``), or stores by
-            name; None has none.
+        data: Features of the nodes, and the graph. The features are PyG's, a store or a tensor (then called ``x``), or
+            several by name; None has none. Or a :class:`~torch_geometric.data.Data` that every rank has, whose graph
+            is then sampled in each process by itself.
         num_neighbors: How many in-edges a node brings in each hop, at most; -1 takes all.
-        input_nodes: The seeds, ids or a mask over all nodes; None is every node. The same on every rank.
+        input_nodes: The seeds, ids ``[K]`` or a mask over all nodes; None is every node. The same on every rank.
         batch_size: Seeds a batch, over all ranks.
         shuffle: Go through the seeds in another order each epoch.
         drop_last: Leave out a last batch that is not full.
@@ -78,33 +89,30 @@ def neighbor_loader(
         ValueError: A number of neighbors below -1, or options that do not go together.
         IdRangeError: When a batch has a seed that is no node.
     """
-    features, graph = data
-    _check_weighted(in_degrees, subgraph_type)
+    kept = other_options(NodeLoader, kwargs)
+    joined, graph = graph_and_features(data)
+    seeds, input_id = node_seeds(input_nodes, graph)
     sampler = NeighborSampler(graph, num_neighbors, subgraph_type=subgraph_type, disjoint=disjoint, seed=seed)
-    nodes = torch.arange(graph.num_nodes) if input_nodes is None else input_nodes
-    count = int(nodes.sum()) if nodes.dtype == torch.bool else nodes.numel()
+    attributes = _Attributes(sampler, joined, edge_features, in_degrees, transform)
     batches = Batches(
-        sampler, count, nodes, batch_size, shuffle=shuffle, drop_last=drop_last, per_rank=per_rank, backend=backend
+        sampler, len(seeds), seeds, batch_size, shuffle=shuffle, drop_last=drop_last, per_rank=per_rank, backend=backend
     )
-    workers = {name: kwargs[name] for name in ("num_workers", "persistent_workers") if name in kwargs}
-    batches.check_workers(**workers)
-    return NodeLoader(
-        (_features(features), graph),
+    batches.check_workers(kept.get("num_workers", 0))
+    return _NodeLoader(
+        joined,
         sampler,
-        nodes,
-        transform=_Attributes(edge_features, in_degrees, transform),
+        seeds,
+        transform=attributes,
         batch_sampler=batches,
-        **{
-            "generator": torch.Generator().manual_seed(seed),
-            **kwargs,
-        },  # PyTorch would draw a number from the global one
+        generator=torch.Generator().manual_seed(seed),  # PyTorch would draw a number from the global one
+        **{"input_id": input_id, **kept},
     )
 
 
 def link_neighbor_loader(
-    data: tuple[Features | None, GraphStore],
+    data: Source,
     num_neighbors: Sequence[int],
-    edge_label_index: Tensor,
+    edge_label_index: Ids | None = None,
     edge_label: Tensor | None = None,
     *,
     neg_sampling: NegativeSampling | str | None = None,
@@ -149,35 +157,50 @@ def link_neighbor_loader(
         ConfigError: Ranks ask for different loaders, or for workers; or workers are to outlive an epoch.
         ValueError: A number of neighbors below -1, or options that do not go together.
     """
-    features, graph = data
-    _check_weighted(in_degrees, subgraph_type)
+    kept = other_options(LinkLoader, kwargs)
+    joined, graph = graph_and_features(data)
+    seeds = edge_seeds(edge_label_index, graph)
+    if edge_label is not None and len(edge_label) != seeds.size(1):
+        raise ConfigError(f"edge_label has {len(edge_label)} labels for {seeds.size(1)} edges")
     sampler = NeighborSampler(graph, num_neighbors, subgraph_type=subgraph_type, disjoint=disjoint, seed=seed)
-    count = edge_label_index.size(1)
+    attributes = _Attributes(sampler, joined, edge_features, in_degrees, transform)
     batches = Batches(
         sampler,
-        count,
-        edge_label_index,
+        seeds.size(1),
+        seeds,
         batch_size,
         shuffle=shuffle,
         drop_last=drop_last,
         per_rank=per_rank,
         backend=backend,
     )
-    workers = {name: kwargs[name] for name in ("num_workers", "persistent_workers") if name in kwargs}
-    batches.check_workers(**workers)
-    return LinkLoader(
-        (_features(features), graph),
+    batches.check_workers(kept.get("num_workers", 0))
+    return _LinkLoader(
+        joined,
         sampler,
-        (None, edge_label_index),
+        (None, seeds) if isinstance(joined, tuple) else seeds,
         edge_label,
         neg_sampling=neg_sampling,
-        transform=_Attributes(edge_features, in_degrees, transform),
+        transform=attributes,
         batch_sampler=batches,
-        **{
-            "generator": torch.Generator().manual_seed(seed),
-            **kwargs,
-        },  # PyTorch would draw a number from the global one
+        generator=torch.Generator().manual_seed(seed),
+        **kept,
     )
+
+
+class _Sent:
+    """A loader that reaches workers of a new interpreter, which a generator does not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "generator": None}
+
+
+class _NodeLoader(_Sent, NodeLoader):
+    pass
+
+
+class _LinkLoader(_Sent, LinkLoader):
+    pass
 
 
 class _Attributes:
@@ -185,13 +208,22 @@ class _Attributes:
 
     def __init__(
         self,
+        sampler: NeighborSampler,
+        joined: Data | tuple[FeatureStore, GraphStore],
         edge_features: Stores | None,
         in_degrees: TensorStore | None,
         transform: Transform | None,
     ) -> None:
-        self._edge_features = as_feature_store({} if edge_features is None else edge_features, attr_name="edge_attr")
+        if in_degrees is not None and sampler.subgraph_type.value != "directional":
+            raise ConfigError(
+                "in_degrees weigh the sampled edges: they need subgraph_type='directional', not "
+                f"{sampler.subgraph_type.value!r}"
+            )
+        self._edge_features: StoreFeatures = named_features(edge_features, "edge_attr", sampler.graph.num_edges)
         self._in_degrees = in_degrees
         self._transform = transform
+        added = [attr.attr_name for attr in self._edge_features.get_all_tensor_attrs()]
+        check_names(joined, added if in_degrees is None else [*added, "edge_weight"])
 
     def __call__(self, batch: Data) -> Data:
         batch.num_nodes = batch.n_id.numel()
@@ -206,14 +238,3 @@ class _Attributes:
             weights[reached] = self._in_degrees.read(batch.n_id[reached]) / sampled[reached]
             batch.edge_weight = weights.index_select(0, ends)
         return batch if self._transform is None else self._transform(batch)
-
-
-def _features(features: Features | None) -> FeatureStore:
-    return features if isinstance(features, FeatureStore) else as_feature_store({} if features is None else features)
-
-
-def _check_weighted(in_degrees: TensorStore | None, subgraph_type: str) -> None:
-    if in_degrees is not None and subgraph_type != "directional":
-        raise ValueError(
-            f"in_degrees weigh the sampled edges: they need subgraph_type='directional', not {subgraph_type!r}"
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch_geometric.sampler import BaseSampler, EdgeSamplerInput, NegativeSampl
 from torch_geometric.sampler.base import SubgraphType
 from torch_geometric.sampler.neighbor_sampler import edge_sample, node_sample
 
-from distgnn.errors import IdRangeError
+from distgnn.errors import ConfigError, IdRangeError
 from distgnn.graph.relabel import DirectAddress, SortedKeys
 from distgnn.storage.toolkit.sampling import derive_seed
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 # Up to so many nodes a table of all of them, half a gigabyte, numbers the nodes of a batch.
 _DIRECTLY = 2**27
+_NO_TIMES = "a graph store has no times: leave input_time and edge_label_time out"
 
 
 class NeighborSampler(BaseSampler):
@@ -52,7 +55,8 @@ class NeighborSampler(BaseSampler):
         seed: Of the samples.
 
     Raises:
-        ValueError: A number of neighbors below -1, no such type of subgraph, or an induced one that is disjoint.
+        ConfigError: Numbers of neighbors that are no integers or below -1, or an induced subgraph that is disjoint.
+        ValueError: No such type of subgraph.
     """
 
     def __init__(
@@ -65,15 +69,13 @@ class NeighborSampler(BaseSampler):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if any(fanout < -1 for fanout in num_neighbors):
-            raise ValueError(f"num_neighbors must be -1 (all) or at least 0 in each hop, not {list(num_neighbors)}")
         self.graph = graph
-        self.num_neighbors = list(num_neighbors)
+        self.num_neighbors = _fanouts(num_neighbors)
         self.subgraph_type = SubgraphType(subgraph_type)
         self.disjoint = disjoint
         self.seed = seed
         if disjoint and self.subgraph_type == SubgraphType.induced:
-            raise ValueError("an induced subgraph cannot be disjoint: choose subgraph_type='directional'")
+            raise ConfigError("an induced subgraph cannot be disjoint: choose subgraph_type='directional'")
         self._relabel: DirectAddress | SortedKeys = (
             SortedKeys() if disjoint or graph.num_nodes > _DIRECTLY else DirectAddress(graph.num_nodes)
         )
@@ -91,6 +93,8 @@ class NeighborSampler(BaseSampler):
         self, inputs: EdgeSamplerInput, neg_sampling: NegativeSampling | None = None
     ) -> SamplerOutput:
         """Sample the neighborhood of the ends of edges, and of negative ones; PyG's loader calls it."""
+        if inputs.time is not None:
+            raise ConfigError(_NO_TIMES)
         if inputs.row.numel():
             return self._shaped(
                 edge_sample(inputs, self._sample, self.graph.num_nodes, self.disjoint, None, neg_sampling)
@@ -106,7 +110,7 @@ class NeighborSampler(BaseSampler):
 
     def _sample(self, seeds: Tensor, time: Tensor | None = None) -> SamplerOutput:
         if time is not None:
-            raise ValueError("a graph store has no times: leave input_time and edge_label_time out")
+            raise ConfigError(_NO_TIMES)
         seed = derive_seed(self.seed, self._epoch, self._next_batch())
         num_nodes = self.graph.num_nodes
         frontier: Ids = seeds.long().numpy()
@@ -177,6 +181,23 @@ class NeighborSampler(BaseSampler):
         distinct, slots, times = np.unique(nodes, return_inverse=True, return_counts=True)
         degrees = np.bincount(np.searchsorted(distinct, destinations), minlength=len(distinct)) // times
         return np.arange(len(nodes)).repeat(degrees[slots])
+
+
+def _fanouts(num_neighbors: Sequence[int]) -> list[int]:
+    if isinstance(num_neighbors, Mapping):
+        raise ConfigError(
+            "num_neighbors is a dictionary by type of edge, and a graph store has edges of one type: give a list with "
+            "a number for each hop"
+        )
+    try:
+        fanouts = [operator.index(fanout) for fanout in num_neighbors]
+    except TypeError:
+        raise ConfigError(
+            f"num_neighbors is a list with an integer for each hop, as [10, 10], not {num_neighbors!r}"
+        ) from None
+    if any(fanout < -1 for fanout in fanouts):
+        raise ConfigError(f"num_neighbors must be -1 (all) or at least 0 in each hop, not {fanouts}")
+    return fanouts
 
 
 def _joined(parts: list[Ids]) -> Tensor:

@@ -2,13 +2,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 from torch_geometric.loader import NodeLoader
+from torch_geometric.testing import MyFeatureStore
 
-from distgnn import ConfigError, EmbeddingSpec, GraphSpec, IdRangeError, TensorSpec
-from distgnn.graph import NeighborSampler, link_neighbor_loader, neighbor_loader, open_in_degrees, weighted_messages
+from distgnn import (
+    ConfigError,
+    EmbeddingSpec,
+    GraphInputError,
+    GraphSpec,
+    IdRangeError,
+    IdsError,
+    StoreError,
+    TensorSpec,
+)
+from distgnn.graph import (
+    NeighborSampler,
+    as_feature_store,
+    link_neighbor_loader,
+    neighbor_loader,
+    open_in_degrees,
+    weighted_messages,
+)
 from distgnn.nn import DistributedGIN, DistributedGINE
 
 if TYPE_CHECKING:
@@ -177,13 +195,196 @@ def test_link_batches_have_the_ends_of_their_edges(
     assert torch.equal(torch.cat(found, dim=1), positive)
 
 
+def test_a_data_is_sampled_as_pygs_loader_samples_it(data: Data, graph: GraphStore) -> None:
+    data.train_mask = torch.arange(NUM_NODES) < 20
+    expected = list(NodeLoader(data, NeighborSampler(graph, [4, 3], seed=7), data.train_mask, batch_size=8))
+    for given in (data, (data, graph)):
+        ours = list(neighbor_loader(given, [4, 3], data.train_mask, batch_size=8, seed=7))
+        assert [sorted(batch.keys()) for batch in ours] == [sorted(batch.keys()) for batch in expected]
+        for batch, pygs in zip(ours, expected, strict=True):
+            for name in ("x", "y", "edge_index", "edge_attr", "train_mask", "n_id", "e_id", "input_id"):
+                assert torch.equal(batch[name], pygs[name]), name
+
+
+def test_the_features_of_a_graph_are_pygs_or_tensors(data: Data, graph: GraphStore) -> None:
+    mine = MyFeatureStore()
+    mine.put_tensor(data.x, group_name=None, attr_name="x", index=None)
+    nodes = Data(x=data.x)  # without edges of its own
+    for features in (mine, nodes, data.x, {"x": data.x}, as_feature_store(data.x)):
+        for batch in neighbor_loader((features, graph), [2], batch_size=30):
+            assert torch.equal(batch.x, data.x[batch.n_id])
+            assert batch.edge_index.shape == (2, batch.e_id.numel())
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [[5, 3, 8], (5, 3, 8), np.array([5, 3, 8]), torch.tensor([5, 3, 8], dtype=torch.int32), range(5, 11, 2), []],
+    ids=repr,
+)
+def test_seeds_are_whatever_pygs_loader_takes_for_a_data(nodes: Any, data: Data, graph: GraphStore) -> None:
+    pygs = NodeLoader(data, NeighborSampler(graph, [2]), list(nodes), batch_size=2)
+    assert seeds_of(neighbor_loader((None, graph), [2], nodes, batch_size=2)) == seeds_of(pygs)
+
+
+def test_without_edges_to_start_from_a_link_loader_starts_from_all(data: Data, graph: GraphStore) -> None:
+    for given in (data, (None, graph)):
+        loader = link_neighbor_loader(given, [2], batch_size=150)
+        found = [batch.n_id[batch.edge_label_index] for batch in loader]
+        assert torch.equal(torch.cat(found, dim=1), data.edge_index)
+    ends = data.edge_index[:, :7]
+    for edges in (ends.tolist(), ends.numpy(), tuple(ends), ends.int()):
+        (batch,) = link_neighbor_loader((None, graph), [2], edges, batch_size=7)
+        assert torch.equal(batch.n_id[batch.edge_label_index], ends)
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_workers_of_a_new_interpreter_give_the_same_batches(
+    start: str, graph: GraphStore, stores: dict[str, TensorStore]
+) -> None:
+    options: dict[str, Any] = {"batch_size": 20, "shuffle": True, "seed": 3}
+    alone = list(neighbor_loader((stores["x"], graph), [2, 2], torch.arange(60), **options))
+    workers = neighbor_loader(
+        (stores["x"], graph), [2, 2], torch.arange(60), num_workers=1, multiprocessing_context=start, **options
+    )
+    for batch, expected in zip(workers, alone, strict=True):
+        assert torch.equal(batch.x, expected.x)
+        assert torch.equal(batch.e_id, expected.e_id)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"replace": True}, "without replacement"),
+        ({"directed": False}, "subgraph_type='induced'"),
+        ({"weight_attr": "weight"}, "equal chances"),
+        ({"time_attr": "time"}, "no times"),
+        ({"input_time": torch.arange(60)}, "no times"),
+        ({"temporal_strategy": "last"}, "no times"),
+        ({"is_sorted": True}, "sorts its edges itself"),
+        ({"generator": torch.Generator()}, "follow seed="),
+        ({"collate_fn": list}, "transform= changes each batch"),
+        ({"dataset": [1]}, "are the seeds"),
+        ({"sampler": [1]}, "shuffle= and seed="),
+        ({"batch_sampler": [[1]]}, "batch_size="),
+        ({"neighbor_sampler": object()}, "NodeLoader"),
+        ({"persistent_workers": True, "num_workers": 1}, "when an epoch begins"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_an_option_of_pyg_that_cannot_be_honored_is_refused_with_another_way(
+    option: dict[str, Any], words: str, graph: GraphStore
+) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} is not taken here: .*{words}"):
+        neighbor_loader((None, graph), [2], **option)
+
+
+def test_options_of_pyg_that_ask_for_what_is_done_anyway_are_taken(graph: GraphStore) -> None:
+    same: dict[str, Any] = {"replace": False, "directed": True, "is_sorted": False, "temporal_strategy": "uniform"}
+    none: dict[str, Any] = dict.fromkeys(("weight_attr", "time_attr", "input_time", "neighbor_sampler", "generator"))
+    loader = neighbor_loader((None, graph), [2], batch_size=20, persistent_workers=False, **same, **none)
+    assert seeds_of(loader) == seeds_of(neighbor_loader((None, graph), [2], batch_size=20))
+    with pytest.raises(ConfigError, match="no option of this loader is called 'bach_size', nor of PyG's NodeLoader"):
+        neighbor_loader((None, graph), [2], bach_size=20)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (HeteroData(), ConfigError, r"data.to_homogeneous\(\)"),
+        (Data(x=torch.ones(3, 1)), ConfigError, r"no edge_index \[2, E\]"),
+        (Data(x=torch.ones(3, 1), edge_index=torch.tensor([[0], [3]])), IdRangeError, "3 is beyond"),
+        ((None, Data(num_nodes=3)), ConfigError, r"not \(NoneType, Data\)"),
+        (("x", None, 3), ConfigError, r"a pair of features \(or None\) and a graph store"),
+        (None, ConfigError, "not NoneType"),
+    ],
+    ids=str,
+)
+def test_what_is_no_data_is_refused(given: Any, error: type[Exception], words: str, memory_backend: Backend) -> None:
+    with pytest.raises(error, match=words):
+        neighbor_loader(given, [2])
+    with pytest.raises(error, match=words):
+        link_neighbor_loader(given, [2])
+
+
+def test_features_that_do_not_fit_are_refused(graph: GraphStore, data: Data) -> None:
+    few, many = torch.ones(7, 2), torch.ones(NUM_EDGES, 2)
+    with pytest.raises(GraphInputError, match=r"'x' has the shape \[7, 2\], and the graph has 60 nodes"):
+        neighbor_loader((few, graph), [2])
+    with pytest.raises(GraphInputError, match=r"'edge_attr' has the shape \[7, 2\], and the graph has 400 edges"):
+        neighbor_loader((None, graph), [2], edge_features=few)
+    with pytest.raises(GraphInputError, match="a Data of 7 nodes, and the graph has 60"):
+        neighbor_loader((Data(x=few), graph), [2])
+    with pytest.raises(StoreError, match="'x' is a list; features are stores"):
+        neighbor_loader(({"x": [1]}, graph), [2])
+    for name in ("edge_index", "n_id", "batch_size"):
+        with pytest.raises(ConfigError, match=f"features called '{name}' would be lost"):
+            neighbor_loader(({name: many}, graph), [2])
+        with pytest.raises(ConfigError, match=f"features called '{name}' would be lost"):
+            neighbor_loader((None, graph), [2], edge_features={name: many})
+    data.edge_weight = many[:, 0]
+    for given in (data, ({"edge_weight": many}, graph)):
+        with pytest.raises(ConfigError, match="features called 'edge_weight' would be lost"):
+            neighbor_loader(given, [2], in_degrees=open_in_degrees(graph))
+    with pytest.raises(ConfigError, match="features called 'edge_attr' would be lost"):
+        neighbor_loader(data, [2], edge_features=many)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        (torch.tensor([True, False, True]), r"a mask of shape \[3\], and the graph has 60 nodes"),
+        (torch.arange(3.0), "holds integers, not torch.float32"),
+        (np.array([0.5]), "holds integers, not torch.float64"),
+        (torch.arange(4).view(2, 2), r"has the shape \[K\], not \[2, 2\]"),
+        (torch.tensor(3), r"has the shape \[K\], not \[\]"),
+        ("paper", "the graph has one type"),
+        (("paper", torch.arange(3)), "the graph has one type"),
+        ({"paper": [1]}, "holds ids of nodes"),
+    ],
+    ids=str,
+)
+def test_seeds_that_are_no_nodes_are_refused(nodes: Any, words: str, graph: GraphStore) -> None:
+    with pytest.raises(IdsError, match=f"input_nodes .*{words}"):
+        neighbor_loader((None, graph), [2], nodes)
+
+
+@pytest.mark.parametrize(
+    ("edges", "words"),
+    [
+        (torch.ones(5, 2, dtype=torch.int64), r"\[2, K\], not \[5, 2\]; turn it by .t\(\)"),
+        (torch.arange(4), r"\[2, K\], not \[4\]"),
+        (torch.ones(2, 3), "holds integers, not torch.float32"),
+        (("paper", "cites", "paper"), "the graph has one type"),
+        ((("paper", "cites", "paper"), torch.ones(2, 3, dtype=torch.int64)), "the graph has one type"),
+    ],
+    ids=str,
+)
+def test_seeds_that_are_no_edges_are_refused(edges: Any, words: str, graph: GraphStore) -> None:
+    with pytest.raises(IdsError, match=f"edge_label_index .*{words}"):
+        link_neighbor_loader((None, graph), [2], edges)
+    with pytest.raises(ConfigError, match="edge_label_time is not taken here: a graph store has no times"):
+        link_neighbor_loader((None, graph), [2], edge_label_time=torch.arange(NUM_EDGES))
+    with pytest.raises(ConfigError, match="edge_label has 7 labels for 400 edges"):
+        link_neighbor_loader((None, graph), [2], edge_label=torch.ones(7))
+
+
+@pytest.mark.parametrize("fanouts", [5, [2.5], {("a", "to", "a"): [2]}, [-2], torch.tensor([1.5]), None], ids=str)
+def test_numbers_of_neighbors_are_integers_one_a_hop(fanouts: Any, graph: GraphStore) -> None:
+    with pytest.raises(ConfigError, match="num_neighbors"):
+        neighbor_loader((None, graph), fanouts)
+    rights: list[Any] = [torch.tensor([2, 2]), (2, 2), np.array([2, 2])]
+    for right in rights:
+        (batch,) = neighbor_loader((None, graph), right, [3, 4], batch_size=2)
+        (expected,) = neighbor_loader((None, graph), [2, 2], [3, 4], batch_size=2)
+        assert torch.equal(batch.e_id, expected.e_id)
+
+
 def test_what_cannot_be_is_refused(graph: GraphStore) -> None:
-    with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
-        neighbor_loader((None, graph), [2], batch_size=0)
+    for size in (0, 2.5):
+        with pytest.raises(ConfigError, match=f"batch_size must be an integer of at least 1, not {size}"):
+            neighbor_loader((None, graph), [2], batch_size=size)  # type: ignore[arg-type]
     for seeds in (torch.tensor([5, NUM_NODES]), torch.tensor([-1, 5])):
         with pytest.raises(IdRangeError, match=r"seed nodes .*the graph has nodes 0 to 59"):
             list(neighbor_loader((None, graph), [2], seeds, batch_size=2))
-    with pytest.raises(ConfigError, match="persistent_workers are not told"):
-        neighbor_loader((None, graph), [2], num_workers=1, persistent_workers=True)
     with pytest.raises(ValueError, match=r"in_degrees weigh the sampled edges.*'induced'"):
         neighbor_loader((None, graph), [2], subgraph_type="induced", in_degrees=open_in_degrees(graph))
