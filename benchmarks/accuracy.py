@@ -39,8 +39,8 @@ def make(variant: str, graph: Data, num_classes: int) -> torch.nn.Module:
     model = DistributedGIN(
         graph.num_features,
         HIDDEN,
-        num_classes,
-        LAYERS,
+        num_layers=LAYERS,
+        out_channels=num_classes,
         dropout=DROPOUT,
         use_dist_embedding=variant.endswith("embedding"),
         embedding_dim=EMBEDDING_DIM,

@@ -73,7 +73,7 @@ class Training:
     def __init__(self, backend: distgnn.Backend, folder: Path) -> None:
         self.session, self.part = Session(backend), load_part(folder)
         torch.manual_seed(0)
-        self.model = DistributedGIN(WIDTH, WIDTH, CLASSES, LAYERS, use_dist_tensor=True)
+        self.model = DistributedGIN(WIDTH, WIDTH, num_layers=LAYERS, out_channels=CLASSES, use_dist_tensor=True)
         self._wrapped = self.session.wrap(self.model, sync_batch_norm=True)
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
         (self._nodes,) = self.session.sum([self.part.halo.own.numel()])

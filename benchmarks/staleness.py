@@ -73,8 +73,8 @@ class Training:
         self.model = DistributedGIN(
             width,
             HIDDEN,
-            case.num_classes,
-            LAYERS,
+            num_layers=LAYERS,
+            out_channels=case.num_classes,
             dropout=DROPOUT,
             norm=case.norm,
             use_dist_embedding=case.embeddings,

@@ -40,7 +40,7 @@ class LightningGIN(lightning.LightningModule):
         self.automatic_optimization = False
         self.lr, self.sparse_lr, self.y = lr, sparse_lr, y
         self.gin = DistributedGIN(
-            channels, channels, CLASSES, num_layers=2, use_dist_embedding=True, embedding_name="nodes"
+            channels, channels, num_layers=2, out_channels=CLASSES, use_dist_embedding=True, embedding_name="nodes"
         )
         self.gin.set_num_embeddings(num_nodes=NODES)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distgnn.errors import GraphInputError
-from distgnn.nn.norms import graph_norm
+from distgnn.nn.norms import batch_norm, graph_norm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,14 +17,86 @@ if TYPE_CHECKING:
     from torch_geometric.typing import Adj
 
     from distgnn.nn.halo import Halo
+    from distgnn.nn.models.layerwise import LayerwiseModel
+
+
+def check_model(
+    model: LayerwiseModel,
+    x: Tensor | None,
+    edge_weight: Tensor | None,
+    halo: Halo | None,
+    batch: Tensor | None,
+    per_hop: tuple[list[int] | None, list[int] | None],
+) -> None:
+    """See that arguments fit the model and each other.
+
+    Args:
+        model: Is given them.
+        x: As in its forward.
+        edge_weight: Likewise.
+        halo: Likewise.
+        batch: Likewise.
+        per_hop: How many nodes and edges were sampled, hop by hop.
+
+    Raises:
+        GraphInputError: They do not.
+    """
+    if x is None and model.node_features is None:
+        raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
+    if x is not None and model.in_channels not in {-1, x.size(-1)}:
+        raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {model.in_channels}")
+    if edge_weight is not None:
+        raise GraphInputError(
+            "the sums of GIN and GINE have no weights (PyG's GIN leaves edge_weight out in silence): give weights to "
+            "DistributedGINE(..., edge_dim=1) as features, edge_attr=edge_weight.view(-1, 1)"
+        )
+    if halo is not None and not model.activations:
+        raise GraphInputError(
+            "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
+        )
+    if halo is not None and batch is not None:
+        raise GraphInputError("batch= is for graphs that a rank has whole, halo= for one in parts: leave one out")
+    if per_hop == (None, None):
+        return
+    if None in per_hop:
+        raise GraphInputError("num_sampled_nodes_per_hop and num_sampled_edges_per_hop belong together: pass both")
+    if batch is not None or model.activations or model.combines_layers:
+        raise GraphInputError(
+            "num_sampled_nodes_per_hop leaves out nodes layer by layer; batch, use_dist_tensor, readout='layer_sum' "
+            "and jk need all nodes of each: leave out num_sampled_nodes_per_hop and num_sampled_edges_per_hop"
+        )
+
+
+def check_batch_norm(model: Module, rows: Tensor) -> None:
+    """Refuse to train with the batch statistics of one row.
+
+    Args:
+        model: With batch normalizations, or none.
+        rows: What the first layer is given, ``[N, D]``.
+
+    Raises:
+        GraphInputError: There is one row, whose variance is 0.
+    """
+    if not model.training or rows.dim() != 2 or rows.size(0) != 1:
+        return
+    norm = batch_norm(model.named_modules())
+    if norm is not None:
+        raise GraphInputError(
+            f"{norm} cannot take the mean and the variance of one row, and this batch is one node: leave a last small "
+            "batch out by drop_last=True, choose another batch_size, or make the model with "
+            "norm_kwargs={'allow_single_element': True}"
+        )
 
 
 def check_edge_index(edge_index: Adj, num_nodes: int | None) -> None:
     """Refuse ends that are no nodes, with a word for edges counted from 1.
 
-    On a GPU the check would wait for the device; there PyG's layers find such ends themselves.
+    On a GPU the check would wait for the device, and where a graph of operations is made there are no numbers yet;
+    there PyG's layers find such ends themselves.
     """
-    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided or edge_index.is_cuda:
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided or edge_index.device.type != "cpu":
+        return
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
         raise GraphInputError(

@@ -1,9 +1,14 @@
-"""Which normalizations look at all nodes of a graph at once."""
+"""Which normalizations look at several nodes at once."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+from torch.nn import BatchNorm1d
+
+from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,4 +29,21 @@ def graph_norm(modules: Iterable[tuple[str, Module]]) -> str | None:
         of_batch = getattr(getattr(module, "module", module), "track_running_stats", True) is False
         if by_graph or of_batch:
             return f"{name} is {module}, which normalizes over all nodes at once"
+    return None
+
+
+def batch_norm(modules: Iterable[tuple[str, Module]]) -> str | None:
+    """Describe the first batch normalization that takes the statistics of this rank's rows alone, or return None.
+
+    Args:
+        modules: As from :meth:`torch.nn.Module.named_modules`.
+    """
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    exempt: set[Module] = set()
+    for name, module in modules:
+        if getattr(module, "allow_single_element", False):
+            exempt.update(module.children())
+        over_ranks = several and isinstance(module, SyncBatchNorm1d)
+        if isinstance(module, BatchNorm1d) and module.training and module not in exempt and not over_ranks:
+            return f"{name}, a {module},"
     return None

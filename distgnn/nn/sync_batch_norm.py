@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import BatchNorm1d, Module
 
+from distgnn.errors import GraphInputError
+
 
 class _SumOverRanks(torch.autograd.Function):
     """An all-reduce whose gradient is that of the sum of all ranks' losses."""
@@ -39,6 +41,11 @@ class SyncBatchNorm1d(BatchNorm1d):
             return super().forward(input)
         count = input.new_tensor([input.size(0)])
         dist.all_reduce(count)
+        if count <= 1:
+            raise GraphInputError(
+                f"{self} cannot take the mean and the variance of {int(count)} rows, and all ranks' batches together "
+                "have no more: leave a last small batch out by drop_last=True, or choose another batch_size"
+            )
         mean: Tensor = _SumOverRanks.apply(input.sum(dim=0)) / count  # type: ignore[no-untyped-call]
         centered = input - mean
         var: Tensor = _SumOverRanks.apply(centered.square().sum(dim=0)) / count  # type: ignore[no-untyped-call]

@@ -40,9 +40,9 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) ->
         "halo_staleness": (config.staleness or 0) if config.mode == "full" else 0,
     }
     out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
-    sizes = (in_channels, config.hidden_channels, out_channels, config.num_layers)
+    options |= {"num_layers": config.num_layers, "out_channels": out_channels}
     if config.model == "gin":
-        model = DistributedGIN(*sizes, **options)
+        model = DistributedGIN(in_channels, config.hidden_channels, **options)
     else:
         edge_dim = dataset.edge_dim or config.edge_embedding_dim
         if edge_dim is None or not (dataset.edge_dim or config.use_dist_edge_embedding):
@@ -51,7 +51,8 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) ->
                 "use_dist_edge_embedding and an edge_embedding_dim"
             )
         model = DistributedGINE(
-            *sizes,
+            in_channels,
+            config.hidden_channels,
             edge_dim=edge_dim,
             use_dist_edge_embedding=config.use_dist_edge_embedding,
             edge_embedding_dim=config.edge_embedding_dim,

@@ -39,7 +39,7 @@ class Job:
         torch.manual_seed(seed)
         self.session = Session(backend)
         self.model = DistributedGIN(
-            8, 8, 8, num_layers=2, dropout=0.5, use_dist_embedding=True, embedding_name="nodes", backend=backend
+            8, 8, num_layers=2, dropout=0.5, use_dist_embedding=True, embedding_name="nodes", backend=backend
         )
         self.model.set_num_embeddings(num_nodes=300)
         self._wrapped = self.session.wrap(self.model, sync_batch_norm=False)

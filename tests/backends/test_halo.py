@@ -84,8 +84,14 @@ def assert_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], toleranc
 
 def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> DistributedGIN:
     torch.manual_seed(0)
-    sizes = (graph.num_features, 8, CLASSES, 3)
-    options |= {"use_dist_tensor": True, "backend": backend, "train_eps": True}
+    sizes = (graph.num_features, 8)
+    options |= {
+        "num_layers": 3,
+        "out_channels": CLASSES,
+        "use_dist_tensor": True,
+        "backend": backend,
+        "train_eps": True,
+    }
     if kind != "GIN alone":
         options |= {"use_dist_embedding": True, "embedding_dim": 4, "embedding_name": "nodes", "embedding_std": 0.5}
     if kind == "GINE":

@@ -61,8 +61,14 @@ def make_loader(backend: Backend, graph: Data) -> NodeLoader:
 
 def make_model(kind: str, backend: Backend) -> DistributedGIN:
     torch.manual_seed(0)
-    sizes = (5, 8, CLASSES, LAYERS)
-    options: dict[str, Any] = {"use_dist_tensor": True, "backend": backend, "train_eps": True}
+    sizes = (5, 8)
+    options: dict[str, Any] = {
+        "num_layers": LAYERS,
+        "out_channels": CLASSES,
+        "use_dist_tensor": True,
+        "backend": backend,
+        "train_eps": True,
+    }
     if kind == "GIN alone":
         return DistributedGIN(*sizes, **options)
     options |= {"use_dist_embedding": True, "embedding_dim": 4, "embedding_name": "nodes", "embedding_std": 0.5}

@@ -21,7 +21,15 @@ def test_every_rank_reads_the_outputs_of_the_full_graph(backend: SpreadBackend, 
     x, edge_attr = torch.randn(num_nodes, 4), torch.randn(300, 2)
     edge_index = torch.randint(num_nodes, (2, 300))
     model = DistributedGINE(
-        4, 8, 3, 3, edge_dim=2, jk=jk, use_dist_embedding=True, use_dist_edge_embedding=True, backend=backend
+        4,
+        8,
+        num_layers=3,
+        out_channels=3,
+        edge_dim=2,
+        jk=jk,
+        use_dist_embedding=True,
+        use_dist_edge_embedding=True,
+        backend=backend,
     )
     model.set_num_embeddings(num_nodes=num_nodes, num_edges=300)
     expected = model(x, edge_index, edge_attr)

@@ -156,7 +156,9 @@ def trained(name: str) -> list[float]:
         features, graph = opened(backend)
         labels = torch.arange(NUM_NODES) % 3
         torch.manual_seed(0)
-        model = DistributedGIN(4, 8, 3, 2, use_dist_embedding=True, embedding_dim=3, embedding_name="nodes")
+        model = DistributedGIN(
+            4, 8, num_layers=2, out_channels=3, use_dist_embedding=True, embedding_dim=3, embedding_name="nodes"
+        )
         model.set_num_embeddings(num_nodes=NUM_NODES)
         wrapped = session.wrap(model, sync_batch_norm=False)
         dense, sparse = torch.optim.Adam(model.parameters(), lr=0.001), SparseAdam(model, lr=0.01)

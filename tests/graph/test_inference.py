@@ -63,7 +63,7 @@ def test_gin_gives_the_outputs_of_the_full_graph(
     options: dict[str, Any], batch_size: int, memory_backend: Backend, graph: GraphStore, edge_index: Tensor, x: Tensor
 ) -> None:
     torch.manual_seed(0)
-    model = DistributedGIN(6, 8, 3, num_layers=3, **options)
+    model = DistributedGIN(6, 8, out_channels=3, num_layers=3, **options)
     model.set_num_embeddings(num_nodes=NUM_NODES) if "use_dist_embedding" in options else None
     model(x, edge_index)  # running statistics of a batch normalization
     out = model.inference(graph, stored(memory_backend, "x", x), batch_size=batch_size, progress=False)
@@ -81,7 +81,14 @@ def test_gine_gives_the_outputs_of_the_full_graph(
     edge_attr = torch.randn(NUM_EDGES, 2)
     learned = given != "features"
     model = DistributedGINE(
-        6, 8, 3, 2, edge_dim=2, use_dist_embedding=learned, use_dist_edge_embedding=learned, embedding_std=1.0
+        6,
+        8,
+        num_layers=2,
+        out_channels=3,
+        edge_dim=2,
+        use_dist_embedding=learned,
+        use_dist_edge_embedding=learned,
+        embedding_std=1.0,
     )
     if learned:
         model.set_num_embeddings(num_nodes=NUM_NODES, num_edges=NUM_EDGES)
@@ -98,7 +105,7 @@ def test_gine_gives_the_outputs_of_the_full_graph(
 def test_features_may_be_an_embedding_store(memory_backend: Backend, graph: GraphStore, edge_index: Tensor) -> None:
     torch.manual_seed(0)
     table = memory_backend.open_embedding(EmbeddingSpec("table", NUM_NODES, 6))
-    model = DistributedGIN(6, 8, 3, 2)
+    model = DistributedGIN(6, 8, num_layers=2, out_channels=3)
     out = model.inference(graph, table, progress=False)
     expected = model(table.lookup(torch.arange(NUM_NODES)), edge_index)
     assert torch.allclose(out.read(torch.arange(NUM_NODES)), expected, rtol=1e-5, atol=1e-5)
@@ -128,7 +135,9 @@ def test_a_layer_is_freed_when_the_next_is_there_and_batches_are_small(
     monkeypatch.setattr(MemoryTensorStore, "write", writing)
     monkeypatch.setattr(MemoryTensorStore, "close", closing)
     monkeypatch.setattr(MemoryTensorStore, "gather", gathering)
-    out = DistributedGIN(6, 8, 3, 4, jk=jk).inference(graph, features, batch_size=1, backend=backend, progress=False)
+    out = DistributedGIN(6, 8, num_layers=4, out_channels=3, jk=jk).inference(
+        graph, features, batch_size=1, backend=backend, progress=False
+    )
     assert max(counts) == most
     assert len(live) == 1
     assert max(read) <= 1 + int(edge_index[1].bincount().max())
@@ -138,7 +147,7 @@ def test_a_layer_is_freed_when_the_next_is_there_and_batches_are_small(
 def test_a_model_that_fails_leaves_no_store_and_the_modes_as_they_were(
     memory_backend: Backend, graph: GraphStore, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = DistributedGIN(6, 8, 3, 2, norm="batch_norm")
+    model = DistributedGIN(6, 8, num_layers=2, out_channels=3, norm="batch_norm")
     model.norms[0].eval()
     opened: list[TensorStore] = []
     original = MemoryBackend.open_tensor
@@ -161,10 +170,10 @@ def test_a_model_that_fails_leaves_no_store_and_the_modes_as_they_were(
 def test_norms_over_all_nodes_are_refused_by_name(graph: GraphStore, memory_backend: Backend, x: Tensor) -> None:
     features = stored(memory_backend, "x", x)
     for norm, options in (("layer_norm", None), ("graph_norm", None), ("batch_norm", {"track_running_stats": False})):
-        model = DistributedGIN(6, 8, 3, 2, norm=norm, norm_kwargs=options)
+        model = DistributedGIN(6, 8, num_layers=2, out_channels=3, norm=norm, norm_kwargs=options)
         with pytest.raises(GraphInputError, match=r"normalizes over all nodes at once"):
             model.inference(graph, features, progress=False)
-    model = DistributedGIN(6, 8, 3, 2, norm=LayerNorm(8, mode="node"))
+    model = DistributedGIN(6, 8, num_layers=2, out_channels=3, norm=LayerNorm(8, mode="node"))
     assert infer_by_layers(model, graph, features, progress=False).shape == (NUM_NODES, 3)
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         model.inference(graph, features, batch_size=0)
@@ -173,7 +182,7 @@ def test_norms_over_all_nodes_are_refused_by_name(graph: GraphStore, memory_back
 def test_progress_is_shown_on_stderr(
     graph: GraphStore, memory_backend: Backend, x: Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    DistributedGIN(6, 8, 3, 2).inference(graph, stored(memory_backend, "x", x))
+    DistributedGIN(6, 8, num_layers=2, out_channels=3).inference(graph, stored(memory_backend, "x", x))
     shown = capsys.readouterr()
     assert "inference" in shown.err
     assert "100%" in shown.err

@@ -142,7 +142,8 @@ def test_weighted_sums_over_samples_are_unbiased_estimates_of_the_full_sums(
     model: type[DistributedGIN], graph: GraphStore, data: Data, stores: dict[str, TensorStore]
 ) -> None:
     torch.manual_seed(0)
-    layer = model(4, 4, 3, 1, edge_dim=2) if model is DistributedGINE else model(4, 4, 3, 1)
+    options: dict[str, Any] = {"edge_dim": 2} if model is DistributedGINE else {}
+    layer = model(4, 4, num_layers=1, out_channels=3, **options)
     layer.convs[0].nn = torch.nn.Identity()  # what is left is a sum, of which there is an unbiased estimate
     expected = layer(data.x, data.edge_index, data.edge_attr)
     in_degrees = open_in_degrees(graph, block=7)

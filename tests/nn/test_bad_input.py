@@ -37,15 +37,20 @@ def sized(module: Any, **sizes: int) -> Any:
 
 
 MODULES: dict[str, Callable[[], Any]] = {
-    "plain GIN": lambda: DistributedGIN(6, 8, 2, 2),
-    "GIN": lambda: sized(DistributedGIN(6, 8, 2, 2, use_dist_embedding=True, use_dist_tensor=True), num_nodes=ROWS),
-    "plain GINE": lambda: DistributedGINE(6, 8, 2, 2, edge_dim=5),
-    "GINE": lambda: sized(DistributedGINE(6, 8, 2, 2, edge_dim=5, **BOTH), num_nodes=ROWS, num_edges=ROWS),
+    "plain GIN": lambda: DistributedGIN(6, 8, num_layers=2, out_channels=2),
+    "GIN": lambda: sized(
+        DistributedGIN(6, 8, num_layers=2, out_channels=2, use_dist_embedding=True, use_dist_tensor=True),
+        num_nodes=ROWS,
+    ),
+    "plain GINE": lambda: DistributedGINE(6, 8, num_layers=2, out_channels=2, edge_dim=5),
+    "GINE": lambda: sized(
+        DistributedGINE(6, 8, num_layers=2, out_channels=2, edge_dim=5, **BOTH), num_nodes=ROWS, num_edges=ROWS
+    ),
     "plain GINConv": lambda: DistributedGINConv(Linear(6, 2)),
     "GINConv": lambda: sized(DistributedGINConv(Linear(6, 2), use_dist_embedding=True), num_nodes=ROWS),
     "plain GINEConv": lambda: DistributedGINEConv(Linear(6, 2), edge_dim=5),
     "GINEConv": lambda: sized(DistributedGINEConv(Linear(6, 2), edge_dim=5, **BOTH), num_nodes=ROWS, num_edges=ROWS),
-    "unsized GIN": lambda: DistributedGIN(6, 8, 2, 2, use_dist_embedding=True),
+    "unsized GIN": lambda: DistributedGIN(6, 8, num_layers=2, out_channels=2, use_dist_embedding=True),
     "unsized GINConv": lambda: DistributedGINConv(Linear(6, 2), use_dist_embedding=True),
 }
 
@@ -160,14 +165,23 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DistributedGIN(6, 8, 2, 0), "DistributedGIN needs at least 1 layer, not 0"),
-        (lambda: DistributedGINE(6, 8, 2, -1, edge_dim=5), "DistributedGINE needs at least 1 layer, not -1"),
+        (lambda: DistributedGIN(6, 8, num_layers=0, out_channels=2), "DistributedGIN needs at least 1 layer, not 0"),
         (
-            lambda: DistributedGIN(6, 8, 2, 2, readout="layer_sum", jk="cat"),
+            lambda: DistributedGINE(6, 8, num_layers=-1, out_channels=2, edge_dim=5),
+            "DistributedGINE needs at least 1 layer, not -1",
+        ),
+        (
+            lambda: DistributedGIN(6, 8, num_layers=2, out_channels=2, readout="layer_sum", jk="cat"),
             "readout='layer_sum' takes the place of jk; leave out jk='cat'",
         ),
-        (lambda: DistributedGINE(6, 8, 2, 2), "DistributedGINE needs the width of the edge features: pass edge_dim"),
-        (lambda: DistributedGIN(6, 8, 2, 2, readout="no such pooling"), "Could not resolve 'no such pooling'"),
+        (
+            lambda: DistributedGINE(6, 8, num_layers=2, out_channels=2),
+            "DistributedGINE needs the width of the edge features: pass edge_dim",
+        ),
+        (
+            lambda: DistributedGIN(6, 8, num_layers=2, out_channels=2, readout="no such pooling"),
+            "Could not resolve 'no such pooling'",
+        ),
         (
             lambda: DistributedGINConv(torch.nn.ReLU(), use_dist_embedding=True),
             "a stored embedding needs the input width of nn, which cannot be told from it",
@@ -177,7 +191,9 @@ def test_sizes_that_cannot_be_are_refused() -> None:
             "begin nn with a Linear or an MLP of known input width",
         ),
         (
-            lambda: DistributedGIN(6, 8, 2, 2, use_dist_embedding=True, embedding_name="my table"),
+            lambda: DistributedGIN(
+                6, 8, num_layers=2, out_channels=2, use_dist_embedding=True, embedding_name="my table"
+            ),
             "'my table' cannot be the name of an embedding store",
         ),
     ],

@@ -41,7 +41,9 @@ def test_a_model_says_what_a_part_lacks(
     options: dict[str, Any], changed: dict[str, Any], words: str, memory_backend: Backend
 ) -> None:
     part = cut_part(ring(), PARTS, 0, 2)
-    model = DistributedGIN(4, 8, 2, 2, **{"use_dist_tensor": True, "backend": memory_backend, **options})
+    model = DistributedGIN(
+        4, 8, num_layers=2, out_channels=2, **{"use_dist_tensor": True, "backend": memory_backend, **options}
+    )
     model.set_num_embeddings(num_nodes=6) if "use_dist_embedding" in options else None
     given = {"x": part.x, "edge_index": part.edge_index, "node_ids": part.n_id, "halo": part.halo}
     with pytest.raises(GraphInputError, match=words):
@@ -51,7 +53,13 @@ def test_a_model_says_what_a_part_lacks(
 def test_edge_embeddings_need_the_ids_of_a_parts_edges(memory_backend: Backend) -> None:
     part = cut_part(ring(), PARTS, 0, 2)
     model = DistributedGINE(
-        4, 8, 2, 2, use_dist_edge_embedding=True, edge_embedding_dim=3, use_dist_tensor=True, backend=memory_backend
+        4,
+        8,
+        num_layers=2,
+        use_dist_edge_embedding=True,
+        edge_embedding_dim=3,
+        use_dist_tensor=True,
+        backend=memory_backend,
     )
     with pytest.raises(GraphInputError, match="pass edge_ids"):
         model(part.x, part.edge_index, halo=part.halo)
@@ -60,7 +68,9 @@ def test_edge_embeddings_need_the_ids_of_a_parts_edges(memory_backend: Backend) 
 def test_a_norm_over_all_nodes_is_taken_where_one_part_is_all_of_them(memory_backend: Backend) -> None:
     graph = ring()
     part = cut_part(graph, torch.zeros(6, dtype=torch.int64), 0, 1)
-    model = DistributedGIN(4, 8, 2, 2, norm=LayerNorm(8), use_dist_tensor=True, backend=memory_backend)
+    model = DistributedGIN(
+        4, 8, num_layers=2, out_channels=2, norm=LayerNorm(8), use_dist_tensor=True, backend=memory_backend
+    )
     assert torch.allclose(model(part.x, part.edge_index, halo=part.halo), model(graph.x, graph.edge_index))
 
 
@@ -104,7 +114,7 @@ def test_kept_rows_are_for_the_same_halo_and_rows_of_the_same_shape_and_type(mem
 
 def test_a_negative_staleness_is_refused() -> None:
     with pytest.raises(ValueError, match="halo_staleness is a number of forwards, at least 0, not -1"):
-        DistributedGIN(4, 8, 2, 2, use_dist_tensor=True, halo_staleness=-1)
+        DistributedGIN(4, 8, num_layers=2, out_channels=2, use_dist_tensor=True, halo_staleness=-1)
 
 
 @pytest.mark.parametrize(("options", "hops"), [({}, 2), ({"disjoint": True}, 1), ({"subgraph_type": "induced"}, 1)])
@@ -120,4 +130,4 @@ def test_a_halo_is_made_of_batches_of_seeds_and_their_neighbors_alone(
 def test_inference_refreshes_layers_that_have_stores(memory_backend: Backend) -> None:
     graph = memory_backend.open_graph(GraphSpec("ring", 6, 6), ring().edge_index)
     with pytest.raises(GraphInputError, match=r"no layer outputs to refresh.*use_dist_tensor=True"):
-        DistributedGIN(4, 8, 2, 2).inference(graph, refresh=True)
+        DistributedGIN(4, 8, num_layers=2, out_channels=2).inference(graph, refresh=True)

@@ -98,7 +98,7 @@ def test_without_flags_gin_takes_the_weights_of_pygs_and_computes_the_same(
 ) -> None:
     nodes, edge_index = GRAPHS["random"]
     pygs = GIN(WIDTH, 8, num_layers, 3, jk=jk, norm=norm, train_eps=True, eps=0.5)
-    ours = DistributedGIN(WIDTH, 8, 3, num_layers, jk=jk, norm=norm, train_eps=True)
+    ours = DistributedGIN(WIDTH, 8, num_layers=num_layers, out_channels=3, jk=jk, norm=norm, train_eps=True)
     ours.load_state_dict(pygs.state_dict())
     x = torch.randn(nodes, WIDTH)
     for _ in range(2):  # the first pass moves the running means of batch_norm
@@ -122,7 +122,10 @@ def test_without_flags_gin_takes_the_weights_of_pygs_and_computes_the_same(
 )
 def test_the_same_seed_gives_the_weights_that_pyg_draws(jk: str | None) -> None:
     weights = []
-    for make in (lambda: GIN(WIDTH, 8, 3, 5, jk=jk), lambda: DistributedGIN(WIDTH, 8, 5, 3, jk=jk)):
+    for make in (
+        lambda: GIN(WIDTH, 8, 3, 5, jk=jk),
+        lambda: DistributedGIN(WIDTH, 8, num_layers=3, out_channels=5, jk=jk),
+    ):
         torch.manual_seed(1)
         weights.append(make().state_dict())
     torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
@@ -196,13 +199,17 @@ def test_bipartite_layers_take_a_pair_of_node_ids() -> None:
 def test_embedded_models_are_pygs_layers_fed_with_sums() -> None:
     nodes, edge_index = GRAPHS["random"]
     x, edge_attr = torch.randn(nodes, WIDTH), torch.randn(edge_index.size(1), 3)
-    gin = DistributedGIN(WIDTH, 8, 5, 2, use_dist_embedding=True, embedding_dim=6, use_dist_tensor=True)
+    gin = DistributedGIN(
+        WIDTH, 8, num_layers=2, out_channels=5, use_dist_embedding=True, embedding_dim=6, use_dist_tensor=True
+    )
     pygs, embed = GIN(WIDTH, 8, 2, 5), table_of(gin.node_features, 20)
     pygs.load_state_dict({name: weight for name, weight in gin.state_dict().items() if "_features" not in name})
     ids = torch.randint(0, 20, (nodes,))
     torch.testing.assert_close(gin(x, edge_index, node_ids=ids), pygs(x + embed(ids), edge_index))
 
-    gine = DistributedGINE(WIDTH, 8, 5, 2, edge_dim=3, use_dist_edge_embedding=True, edge_embedding_dim=2)
+    gine = DistributedGINE(
+        WIDTH, 8, num_layers=2, out_channels=5, edge_dim=3, use_dist_edge_embedding=True, edge_embedding_dim=2
+    )
     edges_of = table_of(gine.edge_features, 30)
     edge_ids = torch.randint(0, 30, (edge_index.size(1),))
     h = x
@@ -219,7 +226,7 @@ def test_embedded_models_are_pygs_layers_fed_with_sums() -> None:
 )
 def test_a_readout_is_pygs_pooling_of_node_outputs(readout: str, pool: Any) -> None:
     nodes, edge_index = GRAPHS["random"]
-    model = DistributedGIN(WIDTH, 8, 5, 2, readout=readout)
+    model = DistributedGIN(WIDTH, 8, num_layers=2, out_channels=5, readout=readout)
     x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 0, 1, 1, 3, 3])
     out = model(x, edge_index)
     torch.testing.assert_close(model(x, edge_index, batch=batch), pool(out, batch))
@@ -228,7 +235,7 @@ def test_a_readout_is_pygs_pooling_of_node_outputs(readout: str, pool: Any) -> N
 
 def test_the_papers_readout_sums_a_linear_map_of_each_layers_pooled_features() -> None:
     nodes, edge_index = GRAPHS["random"]
-    model = DistributedGIN(WIDTH, 8, 5, 3, norm="batch_norm", readout="layer_sum").eval()
+    model = DistributedGIN(WIDTH, 8, num_layers=3, out_channels=5, norm="batch_norm", readout="layer_sum").eval()
     assert model.heads is not None
     x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 0, 1, 1, 3, 3])
     layers = [x]
@@ -247,7 +254,9 @@ def test_the_papers_readout_trains_the_papers_network(dropout: float) -> None:
     """Written with torch alone from the paper and the options of its code: dropout is on the scores of each layer."""
     nodes, edge_index = GRAPHS["random"]
     x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    model = DistributedGIN(WIDTH, 8, 5, num_layers=3, norm="batch_norm", readout="layer_sum", dropout=dropout)
+    model = DistributedGIN(
+        WIDTH, 8, out_channels=5, num_layers=3, norm="batch_norm", readout="layer_sum", dropout=dropout
+    )
     assert model.heads is not None
     adjacency = torch.eye(nodes).index_put_((edge_index[1], edge_index[0]), torch.ones(()), accumulate=True)
     pool = torch.nn.functional.one_hot(batch).T.float()
@@ -287,13 +296,18 @@ def test_the_papers_readout_trains_the_papers_network(dropout: float) -> None:
 
 def test_gin_takes_the_weights_of_pygs_with_a_norm_given_as_a_module() -> None:
     pygs = GIN(WIDTH, 8, 2, 5, norm=torch.nn.LayerNorm(8))
-    DistributedGIN(WIDTH, 8, 5, 2, norm=torch.nn.LayerNorm(8)).load_state_dict(pygs.state_dict())
+    DistributedGIN(WIDTH, 8, num_layers=2, out_channels=5, norm=torch.nn.LayerNorm(8)).load_state_dict(
+        pygs.state_dict()
+    )
 
 
 def test_a_norm_by_graph_is_given_the_batch() -> None:
     nodes, edge_index = 4, torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
     x, batch = torch.randn(nodes, WIDTH), torch.tensor([0, 0, 1, 1])
-    pygs, ours = GIN(WIDTH, 8, 2, 5, norm="graph_norm"), DistributedGIN(WIDTH, 8, 5, 2, norm="graph_norm")
+    pygs, ours = (
+        GIN(WIDTH, 8, 2, 5, norm="graph_norm"),
+        DistributedGIN(WIDTH, 8, num_layers=2, out_channels=5, norm="graph_norm"),
+    )
     ours.load_state_dict(pygs.state_dict())
     expected = global_add_pool(pygs(x, edge_index, batch=batch), batch)
     torch.testing.assert_close(ours(x, edge_index, batch=batch), expected)
@@ -301,7 +315,7 @@ def test_a_norm_by_graph_is_given_the_batch() -> None:
 
 def test_gin_takes_static_graphs_as_pygs() -> None:
     nodes, edge_index = GRAPHS["random"]
-    pygs, ours = GIN(WIDTH, 8, 2, 5), DistributedGIN(WIDTH, 8, 5, 2)
+    pygs, ours = GIN(WIDTH, 8, 2, 5), DistributedGIN(WIDTH, 8, num_layers=2, out_channels=5)
     ours.load_state_dict(pygs.state_dict())
     x = torch.randn(3, nodes, WIDTH)
     torch.testing.assert_close(ours(x, edge_index), pygs(x, edge_index))

@@ -142,7 +142,7 @@ def test_a_copy_is_the_same_table(how: Any) -> None:
 
 
 def test_a_saved_model_finds_its_table_again_or_starts_from_the_same_rows() -> None:
-    model = DistributedGIN(4, 4, 4, 1, use_dist_embedding=True)
+    model = DistributedGIN(4, 4, num_layers=1, out_channels=4, use_dist_embedding=True)
     model.set_num_embeddings(6)
     edges = torch.tensor([[0, 1], [1, 2]])
     untrained = model(None, edges)
@@ -218,7 +218,14 @@ def test_making_modules_opens_no_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     conv = DistributedGINConv(Linear(4, 4), use_dist_embedding=True)
     conv.set_num_embeddings(6)
     model = DistributedGINE(
-        4, 4, 4, 2, edge_dim=4, use_dist_embedding=True, use_dist_edge_embedding=True, use_dist_tensor=True
+        4,
+        4,
+        num_layers=2,
+        out_channels=4,
+        edge_dim=4,
+        use_dist_embedding=True,
+        use_dist_edge_embedding=True,
+        use_dist_tensor=True,
     )
     model.set_num_embeddings(num_nodes=6, num_edges=6)
     copy.deepcopy(model).reset_parameters()
@@ -228,7 +235,7 @@ def test_making_modules_opens_no_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     for module, inputs in forwards:
         with pytest.raises(distgnn.UnknownBackendError, match="no backend is called 'unknown-engine'"):
             module(*inputs)
-    assert DistributedGIN(4, 4, 4, 2)(torch.randn(2, 4), EDGE).shape == (2, 4)
+    assert DistributedGIN(4, 4, num_layers=2, out_channels=4)(torch.randn(2, 4), EDGE).shape == (2, 4)
 
 
 @pytest.mark.parametrize("width", [4, 7])
@@ -307,10 +314,10 @@ def test_closing_layer_outputs_frees_their_name() -> None:
 
 
 def shared_layers(how: str) -> tuple[DistributedGIN, DistributedGIN]:
-    first = DistributedGIN(4, 4, 4, 1, embedding_name="shared", use_dist_tensor=True)
+    first = DistributedGIN(4, 4, num_layers=1, out_channels=4, embedding_name="shared", use_dist_tensor=True)
     first(torch.ones(3, 4), EDGE)
     return first, copy.deepcopy(first) if how == "copy" else DistributedGIN(
-        4, 4, 4, 1, embedding_name="shared", use_dist_tensor=True
+        4, 4, num_layers=1, embedding_name="shared", use_dist_tensor=True
     )
 
 
@@ -322,7 +329,7 @@ def test_two_models_of_one_table_can_see_graphs_of_different_sizes(how: str) -> 
 
 
 def test_layer_outputs_keep_their_store_from_batch_to_batch_when_the_number_of_nodes_is_known() -> None:
-    model = DistributedGIN(4, 4, 2, 1, use_dist_tensor=True)
+    model = DistributedGIN(4, 4, num_layers=1, out_channels=2, use_dist_tensor=True)
     model.set_num_embeddings(num_nodes=9)
     edge_index = torch.tensor([[0, 1], [1, 0]])
     for ids in ([7, 8], [0, 3]):

@@ -122,7 +122,7 @@ def test_modules_without_a_stored_embedding_are_refused() -> None:
     with pytest.raises(ValueError, match=r"SparseSGD found no stored embedding in Linear: .*use_dist_embedding=True"):
         SparseSGD(Linear(2, 2))
     with pytest.raises(ValueError, match="SparseAdam found no stored embedding in DistributedGIN, Linear"):
-        SparseAdam([DistributedGIN(4, 4, 4, 1), Linear(2, 2)])
+        SparseAdam([DistributedGIN(4, 4, num_layers=1, out_channels=4), Linear(2, 2)])
     with pytest.raises(ValueError, match="found no stored embedding in no module"):
         SparseAdam([])
 

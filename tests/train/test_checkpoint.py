@@ -47,7 +47,6 @@ class Training:
         self.model = DistributedGIN(
             8,
             8,
-            8,
             num_layers=2,
             dropout=0.5,
             norm="batch_norm",

@@ -15,7 +15,7 @@ class Recommender(torch.nn.Module):
     def __init__(self, num_nodes: int, channels: int) -> None:
         super().__init__()
         self.nodes = StoredEmbedding(num_nodes, channels, name="nodes", seed=0)
-        self.gin = DistributedGIN(channels, channels, channels, num_layers=2)
+        self.gin = DistributedGIN(channels, channels, num_layers=2)
 
     def forward(self, edge_index: Tensor, pairs: Tensor) -> Tensor:
         h: Tensor = self.gin(self.nodes(torch.arange(100)), edge_index)

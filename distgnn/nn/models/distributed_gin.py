@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Dropout, Identity, Linear, Module, ModuleList
 from torch_geometric.nn import MLP, JumpingKnowledge
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver, normalization_resolver
+from torch_geometric.utils import trim_to_layer
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import StoredAges
-from distgnn.nn.checks import check_edge_index, check_halo
+from distgnn.nn.checks import check_batch_norm, check_edge_index, check_halo, check_model
 from distgnn.nn.conv.gin_conv_distributed import (
     DistributedGINConv,
     DistributedGINEConv,
@@ -25,6 +27,7 @@ from distgnn.nn.conv.gin_conv_distributed import (
 )
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Extended
+from distgnn.nn.models.arguments import check_keywords, check_options, keywords_after_widths
 from distgnn.nn.models.layerwise import LayerwiseModel
 from distgnn.nn.stored import StoredEmbedding, default_name
 
@@ -44,17 +47,19 @@ class DistributedGIN(LayerwiseModel):
     <https://arxiv.org/abs/1810.00826>`_ paper, with stored node embeddings.
 
     Without the ``use_dist_*`` flags it computes what :class:`torch_geometric.nn.GIN` computes, and takes its
-    ``state_dict()``.
+    ``state_dict()``. All arguments but the first two are given by keyword.
 
     Args:
-        in_channels (int): Width of the node features.
+        in_channels (int): Width of the node features, or :obj:`-1` to take it from the first forward.
         hidden_channels (int): Width of the hidden layers.
-        out_channels (int): Width of the output.
         num_layers (int): Number of message passing layers.
+        out_channels (int, optional): Width of the output. (default: ``hidden_channels``)
         dropout (float, optional): Dropout probability, after each layer; with ``readout="layer_sum"`` that of the
             scores that each layer's features are mapped to, and of nothing else. (default: :obj:`0.`)
         train_eps (bool, optional): Learn :math:`\epsilon` of each layer. (default: :obj:`False`)
         act (str or Callable, optional): The non-linearity. (default: :obj:`"relu"`)
+        act_first (bool, optional): Apply it before the normalization. (default: :obj:`False`)
+        act_kwargs (Dict[str, Any], optional): Its arguments. (default: :obj:`None`)
         norm (str or Callable, optional): The normalization, of the layers and inside their MLPs.
             (default: :obj:`None`)
         norm_kwargs (Dict[str, Any], optional): Its arguments. (default: :obj:`None`)
@@ -63,7 +68,8 @@ class DistributedGIN(LayerwiseModel):
         readout (str or Aggregation, optional): How node outputs become a graph's when ``batch`` is given: any PyG
             aggregation, or :obj:`"layer_sum"`, the paper's: each layer's node features, the input's included, are
             summed over the graph and mapped linearly to the output, and these are summed over layers. It takes the
-            place of ``jk``. (default: :obj:`"sum"`)
+            place of ``jk``. With :obj:`None` outputs stay those of nodes and ``batch`` is for normalizations alone, as
+            in PyG. (default: :obj:`"sum"`)
         use_dist_embedding (bool, optional): Add a stored embedding to each node's features. (default: :obj:`False`)
         embedding_dim (int, optional): Its width. (default: ``in_channels``)
         embedding_name (str, optional): Name of its store; models of one name share it. (default: a new name)
@@ -78,20 +84,23 @@ class DistributedGIN(LayerwiseModel):
         **kwargs (optional): Additional arguments of the layers.
     """
 
+    @keywords_after_widths
     def __init__(
         self,
         in_channels: int,
         hidden_channels: int,
-        out_channels: int,
+        *,
         num_layers: int,
+        out_channels: int | None = None,
         dropout: float = 0.0,
         train_eps: bool = False,
-        *,
         act: str | Callable[..., Any] | None = "relu",
+        act_first: bool = False,
+        act_kwargs: dict[str, Any] | None = None,
         norm: str | Callable[..., Any] | None = None,
         norm_kwargs: dict[str, Any] | None = None,
         jk: str | None = None,
-        readout: str | Aggregation = "sum",
+        readout: str | Aggregation | None = "sum",
         use_dist_embedding: bool = False,
         embedding_dim: int | None = None,
         embedding_name: str | None = None,
@@ -102,13 +111,18 @@ class DistributedGIN(LayerwiseModel):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"{type(self).__name__} needs at least 1 layer, not {num_layers}")
-        if halo_staleness < 0:
-            raise ValueError(f"halo_staleness is a number of forwards, at least 0, not {halo_staleness}")
         by_layer = readout == "layer_sum"
-        if by_layer and jk is not None:
-            raise ValueError(f"readout='layer_sum' takes the place of jk; leave out jk={jk!r}")
+        check_keywords(type(self), kwargs.keys() - ({"edge_dim"} if self.uses_edge_attr else set()))
+        check_options(
+            type(self).__name__,
+            in_channels,
+            num_layers,
+            jk=jk,
+            by_layer=by_layer,
+            use_dist_embedding=use_dist_embedding,
+            halo_staleness=halo_staleness,
+        )
+        out_channels = hidden_channels if out_channels is None else out_channels
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -127,7 +141,8 @@ class DistributedGIN(LayerwiseModel):
 
         # From here to the end of the constructor as torch_geometric.nn.models.basic_gnn, so that weights carry over.
         self.dropout = Dropout(dropout)
-        self.act = activation_resolver(act)
+        self.act = activation_resolver(act, **(act_kwargs or {}))
+        self.act_first = act_first
         ends_in_conv = jk is None and not by_layer
         widths = [in_channels] + [hidden_channels] * num_layers
         if ends_in_conv:
@@ -135,7 +150,13 @@ class DistributedGIN(LayerwiseModel):
         inner_norm = norm if isinstance(norm, str) else None
         self.convs = ModuleList(
             self._conv(
-                MLP([width_in, width_out, width_out], act=self.act, norm=inner_norm, norm_kwargs=norm_kwargs),
+                MLP(
+                    [width_in, width_out, width_out],
+                    act=self.act,
+                    act_first=act_first,
+                    norm=inner_norm,
+                    norm_kwargs=norm_kwargs,
+                ),
                 train_eps,
                 **kwargs,
             )
@@ -153,7 +174,7 @@ class DistributedGIN(LayerwiseModel):
         if jk is not None:
             self.lin = Linear(num_layers * hidden_channels if jk == "cat" else hidden_channels, out_channels)
         self.heads = ModuleList(Linear(width, out_channels) for width in widths) if by_layer else None
-        self.readout = aggregation_resolver("sum" if by_layer else readout)
+        self.readout = None if readout is None else aggregation_resolver("sum" if by_layer else readout)
         self.activations = ModuleList(
             StoredActivation(
                 name=default_name(f"{type(self).__name__}_layer_{layer}"), backend=backend, staleness=halo_staleness
@@ -196,11 +217,14 @@ class DistributedGIN(LayerwiseModel):
         edge_index: Adj,
         edge_attr: Tensor | None = None,
         *,
+        edge_weight: Tensor | None = None,
         node_ids: Tensor | None = None,
         edge_ids: Tensor | None = None,
         batch: Tensor | None = None,
         batch_size: int | None = None,
         halo: Halo | None = None,
+        num_sampled_nodes_per_hop: list[int] | None = None,
+        num_sampled_edges_per_hop: list[int] | None = None,
     ) -> Tensor:
         """Compute node outputs, or graph outputs when ``batch`` is given.
 
@@ -218,11 +242,15 @@ class DistributedGIN(LayerwiseModel):
             edge_index: Edges ``[2, E]``, or a sparse adjacency as PyG's layers take it.
             edge_attr: Edge features ``[E, edge_dim]``. GIN does not use them; it accepts them so that one loop drives
                 both models.
+            edge_weight: Refused: the sums of GIN and GINE have no weights.
             node_ids: ``[N]``, the rows of the nodes in the stores; by default nodes are numbered as they stand.
             edge_ids: ``[E]``, the rows of the edges in the store of edge embeddings; by default as they stand.
             batch: ``[N]``, the graph that each node belongs to.
             batch_size: Number of graphs; by default the largest of ``batch`` plus 1.
             halo: Where the nodes are in the stores of layer outputs; needs ``use_dist_tensor``.
+            num_sampled_nodes_per_hop: Of a sample of PyG's loaders, so that each layer leaves out the nodes that the
+                seeds do not see through the layers to come. Outputs are then those of the nodes that are left.
+            num_sampled_edges_per_hop: Likewise.
 
         Returns:
             ``[N, out_channels]``, or ``[batch_size, out_channels]`` with ``batch``; with ``halo`` the rows of the
@@ -232,39 +260,50 @@ class DistributedGIN(LayerwiseModel):
             GraphInputError: The inputs do not fit the model or each other.
             EmbeddingSizeError: Ids beyond the stores.
         """
-        if x is None and self.node_features is None:
-            raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
-        if x is not None and x.size(-1) != self.in_channels:
-            raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {self.in_channels}")
+        if isinstance(edge_index, Proxy):
+            return self._forward_of_types(x, edge_index, edge_attr, batch, batch_size)  # type: ignore[no-any-return]
+        per_hop = num_sampled_nodes_per_hop, num_sampled_edges_per_hop
+        check_model(self, x, edge_weight, halo, batch, per_hop)
         check_edge_index(edge_index, self._count_nodes(x, node_ids))
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
         if halo is not None:
-            if not self.activations:
-                raise GraphInputError(
-                    "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
-                )
-            if batch is not None:
-                raise GraphInputError(
-                    "batch= is for graphs that a rank has whole, halo= for one in parts: leave one out"
-                )
             ids = {"node_ids": (self.node_features, node_ids), "edge_ids": (self._edge_features(), edge_ids)}
             check_halo(halo, self, h.size(0), edge_index, ids)
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
 
         rows: Tensor | Extended = h if halo is None else Extended(h, halo.own.numel())
         layers = [rows.own if isinstance(rows, Extended) else rows]
+        check_batch_norm(self, layers[0])
         for index in range(self.num_layers):
             inputs = (rows, layers[-1]) if isinstance(rows, Extended) else rows
+            if per_hop[0] is not None and per_hop[1] is not None:
+                inputs, edge_index, edge_attr = trim_to_layer(index, *per_hop, inputs, edge_index, edge_attr)
             layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
             rows = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
         if halo is not None and halo.history:
             self.ages.count(halo)
 
-        if self.heads is not None and batch is not None:
-            layers = [self.readout(h, batch, dim_size=batch_size) for h in layers]
+        if batch is None or self.readout is None:
+            return self.combine(layers)
+        if self.heads is not None:
+            return self.combine([self.readout(h, batch, dim_size=batch_size) for h in layers])
+        pooled: Tensor = self.readout(self.combine(layers), batch, dim_size=batch_size)
+        return pooled
+
+    def _forward_of_types(self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, batch_size: Any) -> Any:
+        """Write down what a model without stores computes, for :func:`torch_geometric.nn.to_hetero` and its like."""
+        if self.node_features is not None or self._edge_features() is not None or self.activations:
+            raise GraphInputError(
+                "a model with stores has those of one node type and one edge type: give to_hetero a model without the "
+                "use_dist_ flags, and add a StoredEmbedding of each type to its features"
+            )
+        layers = [x]
+        for index in range(self.num_layers):
+            features = edge_attr if self.uses_edge_attr else None
+            layers.append(self._run_layer(index, layers[-1], edge_index, features, batch, batch_size))
         out = self.combine(layers)
-        return out if batch is None or self.heads is not None else self.readout(out, batch, dim_size=batch_size)
+        return out if self.readout is None else _of_nodes(out, batch)
 
     def _count_nodes(self, x: Tensor | None, node_ids: Tensor | None) -> int | None:
         if x is not None:
@@ -288,6 +327,16 @@ class DistributedGIN(LayerwiseModel):
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, num_layers={self.num_layers})"
 
 
+@torch.fx.wrap
+def _of_nodes(out: Tensor, batch: Tensor | None) -> Tensor:
+    if batch is not None:
+        raise GraphInputError(
+            "a model by types gives the outputs of nodes: pool those of each type yourself, and make the model with "
+            "readout=None to give batch to its normalizations"
+        )
+    return out
+
+
 class DistributedGINE(DistributedGIN):
     r"""The GIN of :class:`DistributedGIN` with edge features, by the operator of the `"Strategies for Pre-training
     Graph Neural Networks" <https://arxiv.org/abs/1905.12265>`_ paper, with stored node and edge embeddings.
@@ -295,8 +344,8 @@ class DistributedGINE(DistributedGIN):
     Args:
         in_channels (int): Width of the node features.
         hidden_channels (int): Width of the hidden layers.
-        out_channels (int): Width of the output.
         num_layers (int): Number of message passing layers.
+        out_channels (int, optional): Width of the output. (default: ``hidden_channels``)
         edge_dim (int, optional): Width of the edge features. (default: ``edge_embedding_dim``)
         use_dist_edge_embedding (bool, optional): Add a stored embedding to each edge's features.
             (default: :obj:`False`)
@@ -305,13 +354,16 @@ class DistributedGINE(DistributedGIN):
         **kwargs (optional): Additional arguments of :class:`DistributedGIN`.
     """
 
+    uses_edge_attr = True
+
+    @keywords_after_widths
     def __init__(
         self,
         in_channels: int,
         hidden_channels: int,
-        out_channels: int,
-        num_layers: int,
         *,
+        num_layers: int,
+        out_channels: int | None = None,
         edge_dim: int | None = None,
         use_dist_edge_embedding: bool = False,
         edge_embedding_dim: int | None = None,
@@ -321,7 +373,11 @@ class DistributedGINE(DistributedGIN):
         edge_dim = edge_dim or edge_embedding_dim
         if edge_dim is None:
             raise ValueError("DistributedGINE needs the width of the edge features: pass edge_dim")
-        super().__init__(in_channels, hidden_channels, out_channels, num_layers, edge_dim=edge_dim, **kwargs)
+        if in_channels == -1:
+            raise ValueError("edge features are mapped to the width of the nodes', which in_channels=-1 leaves open")
+        super().__init__(
+            in_channels, hidden_channels, num_layers=num_layers, out_channels=out_channels, edge_dim=edge_dim, **kwargs
+        )
         self.edge_features: StoredFeatures | None = None
         if use_dist_edge_embedding:
             self.edge_features = StoredFeatures(

@@ -31,12 +31,15 @@ class LayerwiseModel(Module):
     The parts are made by whoever inherits from it.
     """
 
+    in_channels: int
     num_layers: int
     node_features: StoredFeatures | None
     convs: ModuleList
     norms: ModuleList
     supports_norm_batch: bool
     act: Callable[[Tensor], Tensor] | None
+    act_first: bool
+    uses_edge_attr = False
     dropout: Dropout
     jk: Module | None
     lin: Module | None
@@ -139,8 +142,9 @@ class LayerwiseModel(Module):
             h = h[0].together(), h[1]
         out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
         if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
+            out = self.act(out) if self.act is not None and self.act_first else out
             out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)
-            out = out if self.act is None else self.act(out)
+            out = self.act(out) if self.act is not None and not self.act_first else out
             if self.heads is None:  # the paper drops out what the heads give, and that alone
                 out = self.dropout(out)
         return out
