@@ -157,7 +157,8 @@ def _try(backend: BackendInfo) -> Finding:
         return Finding(subject, "problem", f"did not open in {_TRIAL_SECONDS} s", fix)
     if done.returncode:
         error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Finding(subject, "problem", f"{backend.source}: {error}", "mend what the error names, or reinstall it")
+        fix = "see that its engine runs and is reached from here, and which options distgnn.use(...) needs"
+        return Finding(subject, "problem", f"{backend.source}: {error}", fix)
     return Finding(subject, "ok", f"{backend.about or backend.source}: opened, and a row was looked up")
 
 

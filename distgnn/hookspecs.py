@@ -41,5 +41,6 @@ def distgnn_backend() -> BackendFactory:  # type: ignore[empty-body]  # a hook's
 
     Returns:
         A callable that takes the backend's options as keyword arguments (they are shown to users from its signature)
-        and returns a :class:`~distgnn.Backend` whose ``name`` is the entry point's name.
+        and returns a :class:`~distgnn.Backend` whose ``name`` is the entry point's name. Where its engine cannot be
+        reached it raises :class:`~distgnn.BackendUnavailableError`, whose text names the address and what to start.
     """

@@ -5,6 +5,7 @@ Listing reads package metadata and imports nothing. Choosing a backend imports t
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,13 @@ import pluggy
 
 from distgnn import hookspecs
 from distgnn._version import __version__
-from distgnn.errors import BackendOptionError, BackendUnavailableError, BrokenBackendError, UnknownBackendError
+from distgnn.errors import (
+    BackendOptionError,
+    BackendUnavailableError,
+    BrokenBackendError,
+    DistGNNError,
+    UnknownBackendError,
+)
 from distgnn.protocols import Backend
 
 if TYPE_CHECKING:
@@ -244,7 +251,15 @@ def _open(name: str, options: dict[str, Any]) -> _Opened:
     except TypeError as error:
         known = ", ".join(inspect.signature(factory).parameters) or "none"
         raise BackendOptionError(f"backend {name!r} was opened with {options}: {error}; its options: {known}") from None
-    backend = factory(**options)
+    try:
+        backend = factory(**options)
+    except OSError as error:
+        if isinstance(error, DistGNNError):
+            raise
+        raise BackendUnavailableError(
+            f"backend {name!r} ({candidate.source}) cannot be opened with {options}: {type(error).__name__}: {error}; "
+            "its engine must run, and be reached from here"
+        ) from error
     if not isinstance(backend, Backend):
         members = ("name", "open_embedding", "open_tensor", "open_graph", "close")
         missing = [member for member in members if not hasattr(backend, member)]
@@ -266,10 +281,12 @@ def _choose(name: str) -> _Candidate:
     named = [candidate for candidate in candidates if candidate.name == name]
     if not named:
         known = ", ".join(dict.fromkeys(candidate.name for candidate in candidates))
+        close = difflib.get_close_matches(name, known.split(", "), n=1)
+        meant = f", did you mean {close[0]!r}?" if close else ""
         off = " Plugins are turned off by DISTGNN_DISABLE_PLUGINS=1." if _plugins_are_off() else ""
         raise UnknownBackendError(
-            f"no backend is called {name!r}; known here: {known}.{off} "
-            f"A backend of a third party is installed as a package, for example: pip install distgnn-{name}"
+            f"no backend is called {name!r}{meant or ';'} known here: {known}.{off} A backend of a third party "
+            "is a package of its own: install it, by the name that its author gives"
         )
     candidate = named[0]
     if candidate.reason and candidate.entry_point not in _failures:
@@ -313,6 +330,8 @@ def _factory(candidate: _Candidate) -> BackendFactory:
 def _import_failure(candidate: _Candidate, error: Exception) -> str:
     reason = f"importing {candidate.entry_point.value!r} failed with {type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        package = f'"distgnn[{candidate.name}]"' if candidate.name in _BUILT_IN else error.name.partition(".")[0]
-        return f"{reason}; install what it needs: pip install {package}"
+        if candidate.name in _BUILT_IN:
+            return f'{reason}; install what it needs: pip install "distgnn[{candidate.name}]"'
+        # A package is often called otherwise than its module, and a misspelled one may be somebody else's.
+        return f"{reason}; see what {candidate.source} needs, or whether its import is misspelled"
     return reason

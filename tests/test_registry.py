@@ -137,18 +137,21 @@ def test_choosing_one_imports_no_other(install: Install) -> None:
     assert [module for module in sys.modules if module.startswith("fake_")] == ["fake_distgnn_good"]
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones_and_a_command(install: Install) -> None:
+def test_an_unknown_name_is_answered_with_the_known_ones_and_what_is_alike(install: Install) -> None:
     install("good", working("good"))
-    words = "no backend is called 'godo'; known here: memory, pyg, dgl, good. .* pip install distgnn-godo"
-    with pytest.raises(distgnn.UnknownBackendError, match=words):
+    words = "no backend is called 'godo', did you mean 'good'? known here: memory, pyg, dgl, good. A backend of a third"
+    with pytest.raises(distgnn.UnknownBackendError, match=re.escape(words)) as raised:
         distgnn.use("godo")
+    assert "pip install" not in str(raised.value)  # a name that nobody has is for anybody to register
+    with pytest.raises(distgnn.UnknownBackendError, match="no backend is called 'redis'; known here: memory"):
+        distgnn.use("redis")
 
 
 BROKEN = {
     "needs a missing package": (
         "import no_such_engine.client",
         distgnn.BackendUnavailableError,
-        "ModuleNotFoundError: No module named 'no_such_engine'; install what it needs: pip install no_such_engine",
+        "ModuleNotFoundError: No module named 'no_such_engine'; see what .* needs, or whether its import is misspelled",
     ),
     "raises at import": (
         "raise OSError('libengine.so: cannot open shared object file')",
@@ -237,6 +240,18 @@ def test_a_hook_that_raises_is_a_broken_plugin(install: Install) -> None:
     install("bad", working("bad", "__import__('no_such_engine').Engine"))
     with pytest.raises(distgnn.BackendError, match="no_such_engine"):
         distgnn.use("bad")
+
+
+def test_an_engine_that_cannot_be_reached_is_a_backend_that_is_not_available(install: Install) -> None:
+    refuses = """
+def refuse(*, port=0):
+    raise ConnectionRefusedError("nobody listens at 10.0.0.1")
+"""
+    install("away", working("away") + refuses + HOOK.format(returned="refuse"))
+    words = "with {'port': 7}: ConnectionRefusedError: nobody listens at 10.0.0.1; its engine must run, and be reached"
+    with pytest.raises(distgnn.BackendUnavailableError, match=re.escape(words)) as caught:
+        distgnn.use("away", port=7)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
 
 def test_a_name_that_two_distributions_offer_is_chosen_from_neither(install: Install) -> None:

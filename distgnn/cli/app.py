@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from inspect import cleandoc
 
 import typer
@@ -69,6 +70,8 @@ def _options(
 
 def main() -> None:
     """Run the command; an error ends it with one line on stderr, and an exit code that says whose it is."""
+    # PyG asks for it when imported: nothing that the user of a command could change.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         app(words)

@@ -47,6 +47,23 @@ def test_help_is_answered_without_heavy_imports() -> None:
     assert "Example: distgnn train" in done.stdout
 
 
+def test_what_pyg_asks_of_torch_is_no_warning_of_a_command() -> None:
+    program = (
+        "import sys, warnings, distgnn.cli.app as app\n"
+        "sys.argv = ['distgnn', '--version']\n"
+        "try: app.main()\n"
+        "except SystemExit: pass\n"
+        "import torch_geometric\n"
+        "warnings.warn('`torch.jit.script` is deprecated. Please switch.', FutureWarning)\n"
+        "warnings.warn('another one', FutureWarning)\n"
+    )
+    command = [sys.executable, "-W", "always::DeprecationWarning", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "another one" in done.stderr
+    assert "torch.jit.script" not in done.stderr
+
+
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert distgnn("--version", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out == f"distgnn {__version__}\n"
