@@ -47,9 +47,18 @@ class RowShard(KeepsRuleStates[Tensor]):
         self._device = rows.device
         self._rows: Tensor | None = rows
 
+    @property
+    def rows(self) -> Tensor:
+        """The rows ``[K, ...]`` where they are kept.
+
+        Raises:
+            StoreClosedError: They are freed.
+        """
+        return require_open(self._rows, self.spec)
+
     def gather(self, positions: Tensor) -> Tensor:
         """Copy rows ``[K, ...]``."""
-        return take_rows(require_open(self._rows, self.spec), positions)
+        return take_rows(self.rows, positions)
 
     def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
         """See :meth:`distgnn.SupportsCheckpoint.export_rows`."""
@@ -66,7 +75,7 @@ class RowShard(KeepsRuleStates[Tensor]):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all that is kept, by the names of :meth:`export_rows`."""
-        return {"rows": require_open(self._rows, self.spec), **self.state_tensors()}
+        return {"rows": self.rows, **self.state_tensors()}
 
     def _positions(self, first: int, last: int) -> slice:
         check_range(self.spec, self.own_rows, first, last)
@@ -126,9 +135,8 @@ class EmbeddingShard(RowShard):
         Raises:
             SpecError: The state that was loaded for the rule's class has other names or widths than the rule's.
         """
-        rows = require_open(self._rows, self.spec)
-        state, step = self.next_step(rule, rows.size(1))
-        update_rows(rows, state, positions, gradients, rule, step, places)
+        state, step = self.next_step(rule, self.rows.size(1))
+        update_rows(self.rows, state, positions, gradients, rule, step, places)
 
 
 class TensorShard(RowShard):
@@ -162,12 +170,12 @@ class TensorShard(RowShard):
     def replace(self, positions: Tensor, values: Tensor) -> None:
         """Write rows ``[K, ...]``; of several values for a row the last one stays."""
         distinct, last = last_of_each(positions)
-        put_rows(require_open(self._rows, self.spec), distinct, take_rows(values, last))
+        put_rows(self.rows, distinct, take_rows(values, last))
 
     @torch.no_grad()
     def add(self, positions: Tensor, values: Tensor) -> None:
         """Add to rows ``[K, ...]``, the 16-bit floats in float32."""
-        stored = require_open(self._rows, self.spec)
+        stored = self.rows
         distinct, sums = sum_by_id(positions, values)
         rows = take_rows(stored, distinct).to(accumulation_dtype(stored.dtype))
         put_rows(stored, distinct, rows.add_(sums).to(stored.dtype))

@@ -8,20 +8,17 @@ import fbgemm_gpu  # noqa: F401  # registers its operators with torch
 import torch
 
 import distgnn
-from distgnn.optim import RowWiseAdagrad, put_rows, sum_by_id, take_rows
+from distgnn.optim import RowWiseAdagrad
+from distgnn.storage.toolkit import LocalEmbeddingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 CPU = torch.device("cpu")
 
 
-class FbgemmEmbeddingStore:
-    """Rows, and beside them the state of each rule that was used.
-
-    Row-wise Adagrad without weight decay is FBGEMM's kernel; other rules are applied to copies of the rows.
+class FbgemmEmbeddingStore(LocalEmbeddingStore):
+    """A table in memory, whose row-wise Adagrad without weight decay is FBGEMM's kernel.
 
     Args:
         spec: The table.
@@ -35,108 +32,17 @@ class FbgemmEmbeddingStore:
             raise distgnn.SpecError(
                 f"{spec}: the fbgemm backend has rows of float32 alone; the memory backend has others"
             )
-        self.spec = spec
-        self.closed = False
-        self._rows = distgnn.initial_rows(spec, 0, spec.num_embeddings)
-        self._kept: dict[str, distgnn.RuleState] = {}
-        self._state: dict[str, dict[str, Tensor]] = {}
-
-    @property
-    def num_embeddings(self) -> int:
-        return self.spec.num_embeddings
-
-    @property
-    def embedding_dim(self) -> int:
-        return self.spec.embedding_dim
-
-    def lookup(self, ids: Tensor) -> Tensor:
-        self._check_open()
-        self.spec.check_ids(ids, CPU)
-        return take_rows(self._rows, ids)
+        super().__init__(spec, CPU)
 
     @torch.no_grad()
-    def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: distgnn.UpdateRule) -> None:
-        self._check_open()
-        self.spec.check_gradients(ids, gradients, CPU)
-        state, step = self._step(rule)
+    def update(
+        self, positions: Tensor, gradients: Tensor, rule: distgnn.UpdateRule, places: Tensor | None = None
+    ) -> None:
         if type(rule) is RowWiseAdagrad and not rule.weight_decay:  # the kernel takes a weight decay, and ignores it
-            _row_wise_adagrad(self._rows, state["sum"], ids, gradients, rule)
-            return
-        distinct, sums = sum_by_id(ids, gradients)
-        rows, touched = (
-            take_rows(self._rows, distinct),
-            {name: take_rows(each, distinct) for name, each in state.items()},
-        )
-        rule.update(rows, touched, sums, step)
-        put_rows(self._rows, distinct, rows)
-        for name, values in touched.items():
-            put_rows(state[name], distinct, values)
-
-    def _step(self, rule: distgnn.UpdateRule) -> tuple[dict[str, Tensor], int]:
-        """Count a step of the rule's class; give its state and the count."""
-        name, needed = f"{type(rule).__module__}.{type(rule).__qualname__}", dict(rule.state(self.embedding_dim))
-        if name not in self._kept:
-            self._make_state(name, distgnn.RuleState(0, needed))
-        kept = self._kept[name]
-        if {each: spec.width for each, spec in kept.tensors.items()} != {
-            each: spec.width for each, spec in needed.items()
-        }:
-            raise distgnn.SpecError(
-                f"embedding store {self.spec.name!r}: the state that was loaded for {name} is {kept.tensors}, and the "
-                f"rule needs {needed}; load a checkpoint of the same rule"
-            )
-        self._kept[name] = kept._replace(steps=kept.steps + 1)
-        return self._state[name], kept.steps + 1
-
-    def _make_state(self, name: str, kept: distgnn.RuleState) -> None:
-        self._kept[name] = kept
-        self._state[name] = {
-            each: torch.full((self.num_embeddings, spec.width), spec.initial) for each, spec in kept.tensors.items()
-        }
-
-    @property
-    def own_rows(self) -> range:
-        return range(self.num_embeddings)
-
-    def rule_states(self) -> dict[str, distgnn.RuleState]:
-        self._check_open()
-        return dict(self._kept)
-
-    def reset_rule_states(self, states: Mapping[str, distgnn.RuleState]) -> None:
-        self._check_open()
-        self._kept.clear()
-        self._state.clear()
-        for name, kept in states.items():
-            self._make_state(name, kept)
-
-    def export_rows(self, first: int, last: int) -> dict[str, Tensor]:
-        self._check_open()
-        if not 0 <= first <= last <= self.num_embeddings:
-            raise distgnn.IdRangeError(
-                f"store {self.spec.name!r}: rows {first} to {last} are not within this rank's own, "
-                f"0 to {self.num_embeddings}"
-            )
-        state = {f"{rule}/{name}": rows for rule, each in self._state.items() for name, rows in each.items()}
-        return {name: rows[first:last] for name, rows in {"rows": self._rows, **state}.items()}
-
-    def import_rows(self, first: int, rows: Mapping[str, Tensor]) -> None:
-        self._check_open()
-        count = next((each.size(0) for each in rows.values()), 0)
-        goals = self.export_rows(first, first + count)
-        given, kept = ({name: (each.dtype, each.shape) for name, each in some.items()} for some in (rows, goals))
-        if given != kept:
-            raise distgnn.RowsError(f"store {self.spec.name!r}: rows to be put back are {given}; it keeps {kept}")
-        for name, goal in goals.items():
-            goal.copy_(rows[name])
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise distgnn.StoreClosedError(f"store {self.spec.name!r} is closed; open it again from its backend")
-
-    def close(self) -> None:
-        self.closed = True
-        self._rows = self._rows[:0].clone()
-        self._state.clear()
+            state, _ = self.next_step(rule, self.embedding_dim)
+            _row_wise_adagrad(self.rows, state["sum"], positions, gradients, rule)
+        else:
+            super().update(positions, gradients, rule, places)
 
 
 def _row_wise_adagrad(rows: Tensor, total: Tensor, ids: Tensor, gradients: Tensor, rule: RowWiseAdagrad) -> None:
