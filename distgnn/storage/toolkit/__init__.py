@@ -6,6 +6,7 @@ whole stores by :class:`RowEmbeddingStore` and :class:`RowTensorStore`, and a wh
 that are open by :class:`OpenStores`.
 """
 
+from distgnn.specs import check_same_spec
 from distgnn.storage.toolkit.graph_shard import GraphShard
 from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.storage.toolkit.local_stores import (
@@ -72,6 +73,7 @@ __all__ = [
     "already_open_error",
     "check_exported",
     "check_range",
+    "check_same_spec",
     "check_state",
     "derive_seed",
     "edges_conflict_error",

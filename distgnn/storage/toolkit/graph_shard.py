@@ -76,7 +76,7 @@ class GraphShard:
             Sources ``[E]`` and edge ids ``[E]``, grouped in the order of ``positions``, and the number of edges of
             each node ``[K]``.
         """
-        edge_ids = require_open(self._edge_ids, self.spec)
+        self.check_open()
         asked = positions.cpu().numpy()
         first = self._first_edges.take(asked)
         degrees = self._first_edges.take(asked + 1) - first
@@ -88,12 +88,13 @@ class GraphShard:
         if fanout > 0 and sampled.size:
             chosen = sample_without_replacement(asked[sampled] + self._first, degrees[sampled], fanout, seed)
             edges[before[sampled, None] + np.arange(fanout)] = chosen + first[sampled, None]
-        chosen_edges = torch.from_numpy(edges).to(self._device)
-        return (
-            self._sources.index_select(0, chosen_edges),
-            edge_ids.index_select(0, chosen_edges),
-            torch.from_numpy(kept).to(self._device),
-        )
+        sources, edge_ids = self._take(torch.from_numpy(edges).to(self._device))
+        return sources, edge_ids, torch.from_numpy(kept).to(self._device)
+
+    def _take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sources and the ids of edges, by their positions ``[E]`` in the shard's order."""
+        edge_ids = require_open(self._edge_ids, self.spec)
+        return self._sources.index_select(0, positions), edge_ids.index_select(0, positions)
 
     @property
     def closed(self) -> bool:

@@ -86,10 +86,15 @@ class Folder:
         kept = self._manifest["tables"][name]["spec"]
         return distgnn.EmbeddingSpec(**{**kept, "dtype": getattr(torch, kept["dtype"])})
 
-    def rules(self, name: str) -> dict[str, Any]:
+    def rules(self, name: str) -> dict[str, distgnn.RuleState]:
         """Give the steps and the state of each rule at the last flush."""
         kept: dict[str, Any] = self._manifest["tables"].get(name, {"rules": {}})["rules"]
-        return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+        return {
+            rule: distgnn.RuleState(
+                one["step"], {each: distgnn.StateSpec(*spec) for each, spec in one["state"].items()}
+            )
+            for rule, one in kept.items()
+        }
 
     def rows(self, spec: distgnn.EmbeddingSpec, file: str, width: int, dtype: torch.dtype) -> MappedRows:
         """Open a file of a table, or make it."""
@@ -111,7 +116,9 @@ class Folder:
         described = {
             table.spec.name: {
                 "spec": {**asdict(table.spec), "dtype": str(table.spec.dtype).removeprefix("torch.")},
-                "rules": table.rules,
+                "rules": {
+                    rule: {"step": steps, "state": tensors} for rule, (steps, tensors) in table.rule_states().items()
+                },
             }
             for table in tables
         }
