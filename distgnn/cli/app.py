@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from functools import partial
 from inspect import cleandoc
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 
@@ -27,6 +30,9 @@ from distgnn.errors import (
     SpecError,
     TrainingStoppedError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _BAD_INPUT = (
     BackendError,
@@ -68,11 +74,28 @@ def _options(
         raise typer.Exit
 
 
+def _show_warning(  # the signature is Python's
+    others: Callable[..., None],
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of distgnn's in one line, on one rank; leave the others as they are."""
+    if not category.__module__.startswith("distgnn."):
+        others(message, category, filename, lineno, file, line)
+    elif os.environ.get("RANK", "0") == "0":
+        typer.secho(f"note: {message}", err=True, fg="yellow")
+
+
 def main() -> None:
     """Run the command; an error ends it with one line on stderr, and an exit code that says whose it is."""
     # PyG asks for it when imported: nothing that the user of a command could change.
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     words = [word for word in sys.argv[1:] if word != "--debug"]
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     try:
         app(words)
     except (DistGNNError, OSError) as error:

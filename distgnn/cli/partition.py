@@ -41,7 +41,7 @@ def partition(
     features: str = typer.Option(None, help="Feature file, a row a node.", rich_help_panel=_OWN),
     labels: str = typer.Option(None, help="Label file.", rich_help_panel=_OWN),
     label_column: str = typer.Option(
-        None, help="Its column with the label.  \\[default: the last]", rich_help_panel=_OWN
+        None, help="Its column with the label.  \\[default: the one called so]", rich_help_panel=_OWN
     ),
     num_nodes: int = typer.Option(None, help="Number of nodes.", rich_help_panel=_OWN),
     num_edges: int = typer.Option(None, help="Number of edges of a generated graph.", rich_help_panel=_OWN),

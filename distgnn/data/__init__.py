@@ -5,5 +5,6 @@ from __future__ import annotations
 from distgnn.data.custom import load_custom_graph
 from distgnn.data.datasets import LoadedDataset, load_dataset
 from distgnn.data.generated import generate_graph
+from distgnn.data.notes import DataWarning
 
-__all__ = ["LoadedDataset", "generate_graph", "load_custom_graph", "load_dataset"]
+__all__ = ["DataWarning", "LoadedDataset", "generate_graph", "load_custom_graph", "load_dataset"]

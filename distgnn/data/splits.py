@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def random_masks(y: Tensor, *, seed: int) -> dict[str, Tensor]:
-    """Split the labelled nodes 60/20/20 at random.
+    """Split the labelled nodes 60/20/20 at random, and every class as nearly so as its size lets.
 
     Args:
         y: Node labels, shape ``[N]``; -1 marks a node without a label, which is in no mask.
@@ -20,11 +20,18 @@ def random_masks(y: Tensor, *, seed: int) -> dict[str, Tensor]:
     Returns:
         ``train_mask``, ``val_mask`` and ``test_mask``, boolean tensors of shape ``[N]``.
     """
+    generator = torch.Generator().manual_seed(seed)
     labelled = (y >= 0).nonzero().flatten()
-    order = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))]
-    num_train, num_val = round(0.6 * len(order)), round(0.2 * len(order))
-    parts = order.tensor_split([num_train, num_train + num_val])
+    order = labelled[torch.randperm(len(labelled), generator=generator)]
+    order = order[y[order].argsort(stable=True)]
+    count = len(order)
+    sizes = [round(0.6 * count), round(0.2 * count)]
+    sizes.append(count - sum(sizes))
+    # Each set takes places at even distances among the nodes in the order of their classes, from a place by chance.
+    places = torch.cat([(torch.arange(size) + 0.5) / max(size, 1) for size in sizes])
+    sets = torch.arange(3).repeat_interleave(torch.tensor(sizes))[places.argsort(stable=True)]
+    sets = sets.roll(int(torch.randint(max(count, 1), (), generator=generator)))
     masks = {name: torch.zeros(len(y), dtype=torch.bool) for name in ("train_mask", "val_mask", "test_mask")}
-    for mask, part in zip(masks.values(), parts, strict=True):
-        mask[part] = True
+    for number, mask in enumerate(masks.values()):
+        mask[order[sets == number]] = True
     return masks

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.utils import coalesce, contains_self_loops, is_undirected
 
-from distgnn.data import load_custom_graph
+from distgnn.data import DataWarning, load_custom_graph
 from distgnn.errors import DataFormatError, DatasetNotFoundError
+
+
+def is_clear(pairs: list[tuple[int, int]]) -> bool:
+    return pairs[0] != (0, 1) and pairs[0][1] != len(pairs) - 1
 
 
 @pytest.fixture
@@ -42,7 +46,6 @@ def write_edges(folder: Path, pairs: list[tuple[int, int]]) -> list[Path]:
         write(folder, "spaces.txt", text("  ")),
         write(folder, "snap.edges", text(" ", "# Directed graph\n# FromNodeId ToNodeId\n")),
         write(folder, "gaps.edgelist", text(" ").replace("\n", "\n\n").rstrip()),
-        write(folder, "weights.csv", text(",").replace("\n", ",0.5\n")),
     ]
     for name in ("plain.csv.gz", "header.txt.gz"):
         with gzip.open(folder / name, "wt") as file:
@@ -61,7 +64,9 @@ def write_edges(folder: Path, pairs: list[tuple[int, int]]) -> list[Path]:
     return paths
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=20))
+@pytest.mark.filterwarnings("ignore::distgnn.data.DataWarning")  # most of these graphs are gaps
+# Without a header, 0,1 above other edges and counts of nodes and edges can mean two things.
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=20).filter(is_clear))
 @settings(max_examples=25, deadline=None)
 def test_every_format_gives_back_the_edges_that_were_written(pairs: list[tuple[int, int]]) -> None:
     expected = torch.tensor(pairs).t()
@@ -73,7 +78,7 @@ def test_every_format_gives_back_the_edges_that_were_written(pairs: list[tuple[i
 
 
 def test_reverse_edges_are_added_and_doubles_merged(tmp_path: Path) -> None:
-    path = write(tmp_path, "edges.csv", "0,1\n1,0\n2,2\n0,1\n3,1\n")
+    path = write(tmp_path, "edges.csv", "a,b\n0,1\n1,0\n2,2\n0,1\n3,1\n")
     data = load_custom_graph(path)
     assert data.edge_index.tolist() == [[0, 1, 1, 2, 3], [1, 0, 3, 2, 1]]
     assert is_undirected(data.edge_index)
@@ -109,7 +114,14 @@ def test_features_are_one_float_row_a_node(tmp_path: Path, edges: Path, form: st
 
 
 def test_labels_may_be_one_number_a_row(tmp_path: Path, edges: Path) -> None:
-    assert load_custom_graph(edges, labels=write(tmp_path, "y.txt", "0\n1\n2\n-1\n1\n")).y.tolist() == [0, 1, 2, -1, 1]
+    with pytest.warns(DataWarning, match=r"y\.txt: of 5 lines 1 are unlabelled, 1 by -1"):
+        assert load_custom_graph(edges, labels=write(tmp_path, "y.txt", "0\n1\n2\n-1\n1\n")).y.tolist() == [
+            0,
+            1,
+            2,
+            -1,
+            1,
+        ]
     assert load_custom_graph(edges, labels=write(tmp_path, "y.csv", "label\n0\n1\n2\n0\n1\n")).y.tolist() == [
         0,
         1,
@@ -123,9 +135,13 @@ def test_labels_may_be_one_number_a_row(tmp_path: Path, edges: Path) -> None:
 
 def test_labels_may_be_a_table_with_ids_and_text(tmp_path: Path, edges: Path) -> None:
     table = write(tmp_path, "y.csv", 'id, name, color, size\n3,"Smith, Jo",1,7\n0,x#y,2,8\n')
-    assert load_custom_graph(edges, labels=table).y.tolist() == [8, -1, -1, 7, -1]
-    assert load_custom_graph(edges, labels=table, label_column="color").y.tolist() == [2, -1, -1, 1, -1]
-    assert load_custom_graph(edges, labels=table, label_column=2).y.tolist() == [2, -1, -1, 1, -1]
+    with pytest.raises(DataFormatError, match=r"label is not clear; give label_column .*one of name, color, size"):
+        load_custom_graph(edges, labels=table)
+    with pytest.warns(DataWarning, match="labels up to 8 make 9 classes, of which 2 are there"):
+        assert load_custom_graph(edges, labels=table, label_column="size").y.tolist() == [8, -1, -1, 7, -1]
+    for column in ("color", 2, "2", -2):
+        with pytest.warns(DataWarning, match="labels up to 2 make 3 classes, of which 2 are there"):
+            assert load_custom_graph(edges, labels=table, label_column=column).y.tolist() == [2, -1, -1, 1, -1]
 
 
 def test_the_split_is_60_20_20_of_the_labelled_nodes_and_follows_the_seed(tmp_path: Path) -> None:
