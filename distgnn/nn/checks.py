@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch_geometric.nn import MessagePassing
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.norms import batch_norm, graph_norm
@@ -54,6 +55,11 @@ def check_model(
         raise GraphInputError(
             "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
         )
+    if halo is not None and halo.history and is_explained(model):
+        raise GraphInputError(
+            "an explainer's masks would go into the layer outputs that other batches read: explain nodes of the whole "
+            "graph, or of a sample, without halo"
+        )
     if halo is not None and batch is not None:
         raise GraphInputError("batch= is for graphs that a rank has whole, halo= for one in parts: leave one out")
     if per_hop == (None, None):
@@ -65,6 +71,11 @@ def check_model(
             "num_sampled_nodes_per_hop leaves out nodes layer by layer; batch, use_dist_tensor, readout='layer_sum' "
             "and jk need all nodes of each: leave out num_sampled_nodes_per_hop and num_sampled_edges_per_hop"
         )
+
+
+def is_explained(model: Module) -> bool:
+    """Tell whether an explainer masks the messages of a model."""
+    return any(isinstance(module, MessagePassing) and module.explain for module in model.modules())
 
 
 def check_batch_norm(model: Module, rows: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.conv.masked import Masked
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.messages import sum_messages
 from distgnn.nn.stored import default_name
@@ -19,7 +20,7 @@ from distgnn.protocols import Backend
 NodeIds = Union[Tensor, Tuple[Tensor, Tensor], None]
 
 
-class DistributedGINConv(GINConv):
+class DistributedGINConv(Masked, GINConv):
     r"""The graph isomorphism operator from the `"How Powerful are Graph Neural Networks?"
     <https://arxiv.org/abs/1810.00826>`_ paper, with stored node embeddings.
 
@@ -121,7 +122,7 @@ class DistributedGINConv(GINConv):
         return result
 
 
-class DistributedGINEConv(GINEConv):
+class DistributedGINEConv(Masked, GINEConv):
     r"""The modified :class:`DistributedGINConv` operator from the `"Strategies for Pre-training Graph Neural Networks"
     <https://arxiv.org/abs/1905.12265>`_ paper, with stored node and edge embeddings.
 

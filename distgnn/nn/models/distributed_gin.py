@@ -18,7 +18,7 @@ from torch_geometric.utils import trim_to_layer
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import StoredAges
-from distgnn.nn.checks import check_batch_norm, check_edge_index, check_halo, check_model
+from distgnn.nn.checks import check_batch_norm, check_edge_index, check_halo, check_model, is_explained
 from distgnn.nn.conv.gin_conv_distributed import (
     DistributedGINConv,
     DistributedGINEConv,
@@ -275,12 +275,14 @@ class DistributedGIN(LayerwiseModel):
         rows: Tensor | Extended = h if halo is None else Extended(h, halo.own.numel())
         layers = [rows.own if isinstance(rows, Extended) else rows]
         check_batch_norm(self, layers[0])
+        # What an explainer's masks leave over is nobody else's layer output.
+        publishes = len(self.activations) > 0 and (halo is not None or not is_explained(self))
         for index in range(self.num_layers):
             inputs = (rows, layers[-1]) if isinstance(rows, Extended) else rows
             if per_hop[0] is not None and per_hop[1] is not None:
                 inputs, edge_index, edge_attr = trim_to_layer(index, *per_hop, inputs, edge_index, edge_attr)
             layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
-            rows = self._publish(index, layers[-1], node_ids, halo) if self.activations else layers[-1]
+            rows = self._publish(index, layers[-1], node_ids, halo) if publishes else layers[-1]
         if halo is not None and halo.history:
             self.ages.count(halo)
 
