@@ -101,7 +101,7 @@ def test_several_ranks_are_reported_together_and_stop_at_the_first_failure(sorte
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["sortd"], "no backend is called 'sortd'; known here: memory"),
+        (["sortd"], "no backend is called 'sortd', did you mean 'sorted'? known here: memory"),
         (["memory", "-o", "devise=1"], "its options: device"),
         (["memory", "-o", "device"], "--option 'device' has no value; write it as NAME=VALUE"),
         (["memory", "-k", "no_such_test"], "no test ran; none matches -k 'no_such_test'"),
