@@ -23,6 +23,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     ├── GraphInputError                 (ValueError)       edge_index, features or ids that do not fit the layer
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     ├── TrainingStoppedError            (RuntimeError)     training was asked to end, and has saved
+    ├── RunWriteError                   (OSError)          a file of a run could not be written; what is there is whole
     ├── CheckpointError
     │   ├── CheckpointNotFoundError     (FileNotFoundError)  no checkpoint there, or not all of it
     │   ├── CheckpointFormatError       (ValueError)       damaged, of another run, or of a newer version
@@ -120,6 +121,10 @@ class ConfigError(DistGNNError, ValueError):
 
 class TrainingStoppedError(DistGNNError, RuntimeError):
     """Training was asked to end before its time, and has written a checkpoint; the text says where."""
+
+
+class RunWriteError(DistGNNError, OSError):
+    """A file of a run's folder could not be written; the text names it, and what was there before is whole."""
 
 
 class CheckpointError(DistGNNError):

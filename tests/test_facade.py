@@ -42,6 +42,7 @@ ERRORS = {
     "NonFiniteGradientError",
     "PeerLostError",
     "RowsError",
+    "RunWriteError",
     "SecretError",
     "SpecError",
     "StoreClosedError",

@@ -105,5 +105,5 @@ def main() -> None:
         sys.exit(next(code for kinds, code in _EXIT_CODES.items() if isinstance(error, kinds)))
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer ends so, and says nothing
-            typer.secho("interrupted; the folder of a run keeps what was measured so far", err=True, fg="red")
+            typer.secho("interrupted", err=True, fg="red")
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import typer
 
@@ -181,6 +182,8 @@ def train(  # one local a command line option
 
     from distgnn.train import run  # noqa: PLC0415
 
-    result = run.train(config, console=Console(quiet=as_json))
-    if as_json:
-        typer.echo(json.dumps(json.loads((result.folder / "result.json").read_text()) | {"folder": str(result.folder)}))
+    def show(summary: dict[str, Any]) -> None:
+        if as_json:
+            typer.echo(json.dumps(summary))
+
+    run.train(config, console=Console(quiet=as_json), show=show)

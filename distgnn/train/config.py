@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from distgnn.errors import ConfigError
@@ -166,6 +167,7 @@ class TrainConfig:
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} must be finite and at least 0, not {value}")
         _ = self.save_interval
+        _check_name(self.name)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.folds != 0 and self.folds < 2:
@@ -258,6 +260,14 @@ def _check_partition(config: TrainConfig) -> None:
     given = [name for name in names if getattr(config, name)]
     if given:
         raise ConfigError(f"a partition brings its own graph: leave out {', '.join(given)}")
+
+
+def _check_name(name: str | None) -> None:
+    if name is None:
+        return
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ConfigError(f"name must be that of a folder within out, not {name!r}: say by out where runs are")
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

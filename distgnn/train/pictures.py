@@ -13,7 +13,6 @@ from distgnn.train.timeline import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -28,15 +27,17 @@ _COUNTED = {"bytes_a_step": "bytes sent a step", "cache_hits": "rows found in th
 _MARKED = 30  # a curve of fewer points shows them
 
 
-def draw_curve(result: Result, title: str, path: Path) -> None:
-    """Draw loss, scores and speed by epoch, mean and standard deviation over trials, into a PNG file.
+def draw_curve(result: Result, title: str) -> bytes:
+    """Draw loss, scores and speed by epoch, mean and standard deviation over trials, as a PNG file has it.
 
     Epochs that were not evaluated have no point; few ones that were are marked.
     """
     figure = curves(result)
     spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
     figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
-    figure.savefig(path, dpi=150)
+    with BytesIO() as file:
+        figure.savefig(file, dpi=150)
+        return file.getvalue()
 
 
 def curves(result: Result) -> Figure:

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError, TrainingStoppedError
 from distgnn.train.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
 from distgnn.train.checkpoint.folder import find_checkpoint
+from distgnn.train.checkpoint.together import together
+from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
     from rich.progress import Progress
     from typing_extensions import Self
 
-    from distgnn.train.config import TrainConfig
+    from distgnn.train.report import RunFolder
     from distgnn.train.session import Session
     from distgnn.train.trial import Trial
 
@@ -57,14 +60,16 @@ def is_continued(config: TrainConfig) -> bool:
 
 
 class RunCheckpoints:
-    """Where a run goes on, and what it saves; a context manager, which makes SIGTERM a request to save and end.
+    """Where a run goes on, and what it saves; a context manager.
+
+    Where checkpoints are written, SIGTERM and SIGINT ask a run to save and end; a second SIGINT ends it at once.
 
     A checkpoint ``step-N`` is what there was after N steps of training, of all trials.
 
     Args:
         config: The run's options.
         session: The ranks.
-        folder: The run's folder on rank 0.
+        folder: The run's folder.
         progress: Shows how reading and writing get on.
 
     Attributes:
@@ -74,34 +79,66 @@ class RunCheckpoints:
         CheckpointError: The checkpoint that is asked for is not there, damaged, or of other options.
     """
 
-    def __init__(self, config: TrainConfig, session: Session, folder: Path, progress: Progress) -> None:
-        self._config, self._session, self._progress = config, session, progress
-        self._folder = Path(session.texts(str(folder))[0]) / "checkpoints"
-        self._stop = False
-        self._before: Any = None
+    def __init__(self, config: TrainConfig, session: Session, folder: RunFolder, progress: Progress) -> None:
+        self._config, self._session, self._progress, self._run = config, session, progress, folder
+        self._stopped_by: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
         self._steps = 0
         self.history: list[list[Epoch]] = []
-        self._source = _source(config, self._folder)
-        if self._source is not None:
-            self._steps, self.history = _done(config, self._source)
+        self._source: Path | None = None
+        together(session, self._find(), "reading of a run to go on with", lambda _bytes: None)
+        found = session.texts(str(self._source or ""))[0]
+        self._source = Path(found) if found else None
+        together(session, self._read(), f"reading of checkpoint {found}", lambda _bytes: None)
         self._saved = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._config.save_interval is not None and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._ask_to_stop)
+            self._before = {one: signal.signal(one, self._ask_to_stop) for one in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    @property
+    def _folder(self) -> Path:
+        return self._run.path / "checkpoints"
+
+    def _find(self) -> Iterator[int]:
+        """Find where the run goes on; rank 0 does, for all."""
+        self._source = _source(self._config, self._folder) if self._session.is_main else None
+        yield 0
+
+    def _read(self) -> Iterator[int]:
+        """Read what was done there."""
+        if self._source is not None:
+            self._steps, self.history = _done(self._config, self._source)
+        yield 0
 
     def load(self, trial: Trial) -> None:
         """Bring the last trial of :attr:`history` to where it was; collective."""
         assert self._source is not None
         with _Bar(self._progress, f"reading {self._source}") as bar:
             Checkpoint(self._session, trial.parts(), report=bar.advance).load(self._source)
+
+    def begin(self, trial: Trial, before: Sequence[Epoch]) -> None:
+        """Open the run's folder before the first step, where nothing stands against saving; collective.
+
+        Args:
+            trial: What is trained.
+            before: The epochs that were trained already.
+
+        Raises:
+            ConfigError: The folder cannot be made, or not all ranks see it.
+            CheckpointError: The trial cannot be saved, and is to be.
+        """
+        saves = self._config.save_interval is not None
+        if saves:
+            Checkpoint(self._session, trial.parts()).check()
+        self._run.open(before, shared=saves)
 
     def after_step(self, trial: Trial, history: list[list[Epoch]]) -> None:
         """Save a trial when it is time to; called by all ranks, after each step but an epoch's last.
@@ -135,7 +172,7 @@ class RunCheckpoints:
             done = self._steps if every.unit == "steps" else ends
             due = done is not None and done % every.number == 0
         due = due or (ends is not None and len(history[-1]) == self._config.epochs)
-        asked = self._session.max(2.0 if self._stop else float(due))
+        asked = self._session.max(float(self._stopped_by or due))
         if asked:
             path = self._folder / f"step-{self._steps}"
             notes = {
@@ -150,12 +187,14 @@ class RunCheckpoints:
             self._saved = time.monotonic()
         if asked > 1:
             raise TrainingStoppedError(
-                f"stopped by SIGTERM after step {self._steps}, with all that was trained in {path}; go on with "
-                f"--resume {path}"
+                f"stopped by {signal.Signals(int(asked)).name} after step {self._steps}, with all that was trained in "
+                f"{path}; go on with --resume {path}"
             )
 
-    def _ask_to_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop = True
+    def _ask_to_stop(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._stopped_by is not None:
+            raise KeyboardInterrupt
+        self._stopped_by = signal.Signals(number)
 
 
 class _Bar:
@@ -185,6 +224,8 @@ def _source(config: TrainConfig, own: Path) -> Path | None:
         return latest
     asked = Path(str(config.resume))
     found = find_checkpoint(asked)
+    if found is None and not asked.exists():
+        raise CheckpointNotFoundError(f"{asked} does not exist: give a checkpoint's folder, or a run's that has some")
     if found is None:
         raise CheckpointNotFoundError(f"{asked} is neither a checkpoint nor a folder with one; see what is in it")
     return found
@@ -200,9 +241,30 @@ def _done(config: TrainConfig, path: Path) -> tuple[int, list[list[Epoch]]]:
         if isinstance(error, CheckpointFormatError):
             raise
         raise CheckpointFormatError(f"{path} is no checkpoint of distgnn train ({error!r})") from error
-    own = config.as_dict()
-    differ = [name for name in own if name not in _FREE and saved.get(name) != own[name]]
-    if differ:
-        said = ", ".join(f"{name} {saved.get(name)!r}, now {own[name]!r}" for name in differ)
-        raise CheckpointFormatError(f"{path} is of a run with other options: {said}; give the same, or start anew")
+    compare_options(config, saved, path)
+    longest = max((len(trial) for trial in history), default=0)
+    if config.epochs < longest or (len(history) > 1 and config.epochs != longest):
+        few = "fewer" if config.epochs < longest else "more, and a trial has ended with these"
+        raise ConfigError(
+            f"{path} is of a run with {longest} epochs a trial, and epochs={config.epochs} are {few}: give {longest}"
+        )
     return steps, history
+
+
+def compare_options(config: TrainConfig, saved: Mapping[str, Any], where: Path) -> None:
+    """Refuse to go on with other options than a run began with.
+
+    Args:
+        config: The options.
+        saved: Those that it began with; what is not among them was as it is where nothing is said.
+        where: What they were read from.
+
+    Raises:
+        CheckpointFormatError: They differ; the text says where.
+    """
+    own, default = config.as_dict(), TrainConfig().as_dict()
+    before = {name: saved.get(name, default[name]) for name in own if name not in _FREE}
+    differ = [name for name in before if before[name] != own[name]]
+    if differ:
+        said = ", ".join(f"{name} {before[name]!r}, now {own[name]!r}" for name in differ)
+        raise CheckpointFormatError(f"{where} is of a run with other options: {said}; give the same, or start anew")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean, median, pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from distgnn.distributed.secret import FILE_VARIABLE
 from distgnn.errors import ConfigError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
+from distgnn.train.events import check_tensorboard
 from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
@@ -29,7 +30,7 @@ from distgnn.train.timeline import Timeline
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -89,12 +90,15 @@ class Result:
         return median(epoch.rows_per_second for trial in self.history for epoch in trial)
 
 
-def train(config: TrainConfig, *, console: Console) -> Result:
+def train(
+    config: TrainConfig, *, console: Console, show: Callable[[dict[str, Any]], object] = lambda _summary: None
+) -> Result:
     """Run what ``config`` says, show progress, and write the run's folder.
 
     Args:
         config: The options.
         console: Where progress and the table of results are shown.
+        show: Is given the result as JSON has it, on rank 0 alone.
 
     Raises:
         ConfigError: The options do not fit the data set, or the folder cannot be written.
@@ -102,7 +106,11 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         BackendError: The backend cannot be opened.
         CheckpointError: The checkpoint to go on from cannot be read, or one cannot be written.
         TrainingStoppedError: The process was asked to end, and has saved.
+        RunWriteError: A file of the run cannot be written.
     """
+    if config.tensorboard:
+        check_tensorboard()
+    continued = is_continued(config)
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
     if config.secret_file is not None:
@@ -116,21 +124,22 @@ def train(config: TrainConfig, *, console: Console) -> Result:
         loaded = None if config.partition else _load(config)
     config = _with_mode(config, loaded)
     trials = list(_trials(config, loaded))
-    with use(name) as backend, ExitStack() as at_the_end:
-        session = Session(backend, Timeline(on=config.report))
-        progress = TellingProgress(console)
-        folder = at_the_end.enter_context(RunFolder(config, written=session.is_main, continued=is_continued(config)))
-        with console.status("opening the graph"):
-            source = Source(config, loaded, session, progress)
-        at_the_end.callback(source.close)
-        del loaded  # a source in parts or in stores needs it no more
-        checkpoints = RunCheckpoints(config, session, folder.path, progress)
-        with progress, checkpoints:
-            history = _run(config, source, trials, folder, progress, checkpoints)
-        memory = session.gather(torch.tensor([peak_memory() / 2**20])).tolist()
-    result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
-    if session.is_main:
-        folder.finish(result, source.dataset, console)
+    with ExitStack() as in_folder:
+        with use(name) as backend, ExitStack() as at_the_end:
+            session = Session(backend, Timeline(on=config.report))
+            progress = TellingProgress(console)
+            folder = in_folder.enter_context(RunFolder(config, session, continued=continued))
+            checkpoints = RunCheckpoints(config, session, folder, progress)
+            with console.status("opening the graph"):
+                source = Source(config, loaded, session, progress)
+            at_the_end.callback(source.close)
+            del loaded  # a source in parts or in stores needs it no more
+            with progress, checkpoints:
+                history = _run(config, source, trials, folder, progress, checkpoints)
+            memory = session.gather(torch.tensor([peak_memory() / 2**20])).tolist()
+        result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
+        if session.is_main:
+            folder.finish(result, source.dataset, console, show)
     return result
 
 
@@ -148,8 +157,6 @@ def _run(
 ) -> list[list[Epoch]]:
     history = checkpoints.history
     before = [epoch for trial in history for epoch in trial]
-    for epoch in before:
-        folder.add(epoch)
     task = progress.add_task("training", total=len(trials) * config.epochs, completed=len(before))
     for number, (seed, split) in enumerate(trials):
         if number < len(history) - 1:
@@ -160,6 +167,7 @@ def _run(
                 checkpoints.load(trial)
             else:
                 history.append([])
+            checkpoints.begin(trial, before)
             for epoch in trial.train(len(history[-1]), partial(checkpoints.after_step, trial, history)):
                 history[-1].append(epoch)
                 folder.add(epoch)
@@ -169,6 +177,7 @@ def _run(
                 checkpoints.after_epoch(trial, history)
         finally:
             trial.close()
+    folder.open(before)
     return history
 
 

@@ -118,4 +118,4 @@ def test_a_command_that_is_interrupted_says_so(run: Any, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("distgnn.doctor.examine", interrupted)
-    assert run("doctor")[::2] == (130, "interrupted; the folder of a run keeps what was measured so far\n")
+    assert run("doctor")[::2] == (130, "interrupted\n")

@@ -118,6 +118,14 @@ class Checkpoint:
                 shutil.rmtree(draft, ignore_errors=True)
             raise
 
+    def check(self) -> None:
+        """Refuse stores that :meth:`save` would refuse; nothing is written.
+
+        Raises:
+            CheckpointError: A store cannot be saved.
+        """
+        self._stores()
+
     def load(self, path: str | Path) -> None:
         """Read a checkpoint, written by any number of ranks on any backend.
 
