@@ -45,6 +45,8 @@ from distgnn.errors import (
 )
 
 if TYPE_CHECKING:
+    from distgnn.distributed.communicator import Communicator, LocalCommunicator
+    from distgnn.distributed.process_group import ProcessGroupCommunicator
     from distgnn.hookspecs import hookimpl
     from distgnn.protocols import (
         Backend,
@@ -79,6 +81,7 @@ __all__ = [
     "CheckpointFormatError",
     "CheckpointNotFoundError",
     "CheckpointWriteError",
+    "Communicator",
     "ConfigError",
     "DataError",
     "DataFormatError",
@@ -93,10 +96,12 @@ __all__ = [
     "IdRangeError",
     "IdsError",
     "InEdges",
+    "LocalCommunicator",
     "NameConflictError",
     "NonFiniteGradientError",
     "PartitionBook",
     "PeerLostError",
+    "ProcessGroupCommunicator",
     "RowsError",
     "RuleState",
     "RunWriteError",
@@ -127,6 +132,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "distributed.communicator": ("Communicator", "LocalCommunicator"),
+    "distributed.process_group": ("ProcessGroupCommunicator",),
     "hookspecs": ("hookimpl",),
     "protocols": (
         "Backend",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from distgnn.distributed.communicator import Communicator
     from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 
@@ -350,6 +351,11 @@ class GraphStore(Protocol):
 @runtime_checkable
 class SupportsRanks(Protocol):
     """A backend whose stores are shared by several ranks. Without it, a backend is a world of its own process."""
+
+    @property
+    def communicator(self) -> Communicator:
+        """The collectives of these ranks; the same object each time, until the backend is closed."""
+        ...
 
     @property
     def rank(self) -> int:

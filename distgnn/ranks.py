@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING
 
-import torch
-
+from distgnn.distributed.communicator import LocalCommunicator
+from distgnn.errors import BrokenBackendError
 from distgnn.protocols import SupportsRanks
-from distgnn.specs import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
+    from distgnn.distributed.communicator import Communicator
     from distgnn.protocols import Backend
+
+_ALONE = LocalCommunicator()
+
+
+def communicator_of(backend: Backend) -> Communicator:
+    """Return the collectives of a backend's ranks; a backend that knows of no ranks is a world of one.
+
+    Raises:
+        BrokenBackendError: It has several ranks, and no communicator.
+    """
+    if isinstance(backend, SupportsRanks):
+        return backend.communicator
+    world_size = getattr(backend, "world_size", 1)
+    if world_size != 1:
+        raise BrokenBackendError(
+            f"backend {backend.name!r} has {world_size} ranks and no member `communicator`, by which they agree: give "
+            "it one, as distgnn.SupportsRanks says (distgnn.ProcessGroupCommunicator, or one of its own)"
+        )
+    return _ALONE
 
 
 def rank_and_world_size(backend: Backend) -> tuple[int, int]:
     """Return this process's rank and how many there are; a backend that knows of no ranks is a world of one."""
-    return (backend.rank, backend.world_size) if isinstance(backend, SupportsRanks) else (0, 1)
-
-
-def gather_numbers(backend: Backend, name: str, numbers: Sequence[int]) -> Tensor:
-    """Return the whole numbers of every rank, ``[world_size, len(numbers)]`` int64. Collective.
-
-    Args:
-        backend: Whose ranks they are.
-        name: Of the tensor store that brings them; not open, and closed afterwards.
-        numbers: As many on each rank, and at least one.
-    """
-    rank, world_size = rank_and_world_size(backend)
-    with closing(backend.open_tensor(TensorSpec(name, (world_size, len(numbers)), torch.int64))) as store:
-        store.write(torch.tensor([rank]), torch.tensor([list(numbers)]))
-        return store.read(torch.arange(world_size))
+    communicator = communicator_of(backend)
+    return communicator.rank, communicator.world_size

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # torch before 2.8 cannot take a socket that listens where its store runs on libuv, its default.
 _THREADS: dict[str, bool] = {} if torch.__version__ >= TorchVersion("2.8") else {"use_libuv": False}
+_LOOK_SECONDS = 0.5
 _LAST_SECONDS = 2.0  # more than what comes late by itself takes
 _joined = itertools.count(1)  # every rank joins the same jobs in the same order
 
@@ -74,8 +75,14 @@ def join_job(timeout: float) -> Job:
     return Job(rank, size, *meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
 
 
-def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T]) -> _T:
+def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T], look: Callable[[], None] | None = None) -> _T:
     """Initialise the default process group if it is not yet, and return what ``connect`` then returns.
+
+    Args:
+        job: The ranks.
+        timeout: Seconds to wait for the others.
+        connect: Connects further.
+        look: Called again and again meanwhile; what it raises ends the waiting.
 
     Raises:
         PeerLostError: A rank cannot be reached.
@@ -88,7 +95,7 @@ def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T]) -> _T:
         return connect()
 
     try:
-        return within(timeout, connected)
+        return within(timeout, connected, look)
     except (RuntimeError, TimeoutError) as error:
         raise PeerLostError(
             f"rank {job.rank} has met the other ranks, {job.size} in all, but cannot connect to each of them in "
@@ -225,8 +232,13 @@ def _not_admitted(rank: int, size: int, secret: bytes, open_to_all: bool) -> Sec
     )
 
 
-def within(seconds: float, ask: Callable[[], _T]) -> _T:
+def within(seconds: float, ask: Callable[[], _T], look: Callable[[], None] | None = None) -> _T:
     """Return what ``ask`` returns, from a thread: some calls of torch wait longer than they are told, or without end.
+
+    Args:
+        seconds: How long it may take.
+        ask: What is asked.
+        look: Called again and again meanwhile; what it raises ends the waiting.
 
     Raises:
         TimeoutError: It has not returned in time; the thread is left behind, and the process waits for it for a moment
@@ -242,10 +254,16 @@ def within(seconds: float, ask: Callable[[], _T]) -> _T:
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    wait([answer], seconds)
-    if not answer.done():
+    deadline = time.monotonic() + seconds
+    try:
+        while not wait([answer], min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))).done:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no answer in {seconds:g} s")
+            if look is not None:
+                look()
+    except OSError:
         atexit.register(thread.join, _LAST_SECONDS)
-        raise TimeoutError(f"no answer in {seconds:g} s")
+        raise
     return answer.result()
 
 

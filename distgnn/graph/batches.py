@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from distgnn.distributed.communicator import all_gather_numbers
 from distgnn.errors import ConfigError
-from distgnn.ranks import gather_numbers, rank_and_world_size
+from distgnn.ranks import communicator_of
 from distgnn.registry import get_backend
 from distgnn.storage.toolkit.sampling import derive_seed
 
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from distgnn.distributed.communicator import Communicator
     from distgnn.graph.neighbor_sampler import NeighborSampler
     from distgnn.protocols import Backend
-
-_loaders = itertools.count()  # every rank makes its loaders in the same order
 
 
 class Batches(Sampler[list[int]]):
@@ -61,8 +61,8 @@ class Batches(Sampler[list[int]]):
         self._count, self._batch_size = count, batch_size
         self._shuffle = shuffle
         self._epoch = self._first = 0
-        backend = backend or get_backend()
-        self._rank, self._world_size = rank_and_world_size(backend)
+        communicator = communicator_of(backend or get_backend())
+        self._rank, self._world_size = communicator.rank, communicator.world_size
         self._own = self._length = count // batch_size if drop_last else -(-count // batch_size)
         self._several = self._world_size > 1
         if self._several:
@@ -70,7 +70,7 @@ class Batches(Sampler[list[int]]):
             asked = repr([*options, shuffle, drop_last, per_rank, None if per_rank else batch_size]).encode()
             if not per_rank:
                 asked += seeds.cpu().contiguous().numpy().tobytes()
-            self._length = self._agree(backend, zlib.crc32(asked))
+            self._length = self._agree(communicator, zlib.crc32(asked))
         if per_rank:
             self._rank, self._world_size = 0, 1
 
@@ -114,9 +114,9 @@ class Batches(Sampler[list[int]]):
             yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
         yield from ([] for _ in range(self._length - self._own))
 
-    def _agree(self, backend: Backend, asked: int) -> int:
+    def _agree(self, communicator: Communicator, asked: int) -> int:
         """Return the largest number of batches of any rank, when all ask for the same loader."""
-        answers = gather_numbers(backend, f"neighbor_loader_{next(_loaders)}", [asked, self._own])
+        answers = all_gather_numbers(communicator, [asked, self._own])
         for rank, (other, _) in enumerate(answers.tolist()):
             if other != answers[0, 0]:
                 raise ConfigError(

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch_geometric.data import Data
 
+from distgnn.distributed.communicator import all_gather_numbers
 from distgnn.errors import ConfigError, GraphInputError, RowsError, StoreError
 from distgnn.graph.partition import check_graph, in_edges, rows_of
 from distgnn.graph.partition_reader import open_partition, read_manifest
 from distgnn.nn.halo import Border, Halo
 from distgnn.nn.stored import default_name
 from distgnn.protocols import SupportsGraphParts
-from distgnn.ranks import gather_numbers, rank_and_world_size
+from distgnn.ranks import communicator_of, rank_and_world_size
 from distgnn.registry import get_backend
 from distgnn.specs import GraphSpec, PartitionBook, TensorSpec
 from distgnn.storage.toolkit.sampling import multiset_hash
@@ -126,7 +127,7 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
     with closing(backend.open_tensor(spec)) as readers:
         readers.write(data.halo.remote, torch.ones_like(data.halo.remote), accumulate=True)
         places = readers.read(data.halo.own).nonzero().flatten()
-        counts = gather_numbers(backend, f"{spec.name}_counts", [places.numel()])
+        counts = all_gather_numbers(communicator_of(backend), [places.numel()])
         bounds = torch.cat([torch.zeros(1, dtype=torch.int64), counts.flatten().cumsum(0)])
         sent = _spread(torch.arange(*bounds[rank : rank + 2].tolist()), bounds)
         readers.write(data.halo.own[places], sent)  # in the place of their number
@@ -183,12 +184,13 @@ def open_part(
 
 def _sizes(part: Data, own: int, name: str, backend: Backend) -> tuple[int, int]:
     """Return the numbers of nodes and edges of all parts, after a look at whether each edge is there once."""
-    rank, world_size = rank_and_world_size(backend)
+    communicator = communicator_of(backend)
+    rank, world_size = communicator.rank, communicator.world_size
     given = part.e_id.numel()
-    num_nodes, num_edges = gather_numbers(backend, f"{name}_sizes", [own, given]).sum(dim=0).tolist()
+    num_nodes, num_edges = all_gather_numbers(communicator, [own, given]).sum(dim=0).tolist()
     expected = np.arange(num_edges * rank // world_size, num_edges * (rank + 1) // world_size)
     difference = torch.tensor(multiset_hash(part.e_id.numpy())) - torch.tensor(multiset_hash(expected))  # wraps around
-    if int(gather_numbers(backend, f"{name}_ids", [int(difference)]).sum()) != 0:
+    if int(all_gather_numbers(communicator, [int(difference)]).sum()) != 0:
         raise RowsError(
             f"graph {name!r}: the parts have {num_edges} edges, and their e_id are not the ids 0 to {num_edges - 1}, "
             "each once: give every rank its own part of one graph"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 
 from distgnn.nn.activations import StoredActivation
-from distgnn.nn.stored import default_name, over_ranks
+from distgnn.nn.stored import default_name, resolve
+from distgnn.ranks import communicator_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ class StoredAges(StoredActivation):
         """
         ages, never = self._read(halo)
         too_old = bool(((ages > bound) | never).any())
-        return bool(over_ranks(self.backend, int(too_old), dist.all_reduce, dist.ReduceOp.MAX))
+        return bool(communicator_of(resolve(self.backend)).all_reduce(torch.tensor(int(too_old)), "max"))
 
     def take(self) -> Ages:
         """Return what was counted since the last call, on this rank."""

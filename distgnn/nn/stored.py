@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
 from distgnn.errors import CallOrderError, EmbeddingSizeError, IdsError, StoreError
-from distgnn.protocols import SupportsPrefetch, SupportsRanks, SupportsResize
+from distgnn.protocols import SupportsPrefetch, SupportsResize
+from distgnn.ranks import communicator_of
 from distgnn.registry import get_backend
 from distgnn.specs import EmbeddingSpec
 from distgnn.storage.toolkit.rows import sum_by_id
@@ -128,7 +128,7 @@ class StoredEmbedding(Module):
         if self._store is None and self.num_embeddings is not None:
             backend = resolve(self.backend)
             if self.seed is None:
-                self._seed = over_ranks(backend, self._seed, dist.broadcast, 0)
+                self._seed = int(communicator_of(backend).broadcast(torch.tensor(self._seed)))
             self._store = backend.open_embedding(self._spec(self.num_embeddings))
         return self._store
 
@@ -240,21 +240,11 @@ def resolve(backend: str | Backend | None) -> Backend:
     return get_backend(backend) if backend is None or isinstance(backend, str) else backend
 
 
-def over_ranks(backend: str | Backend | None, number: int, collective: Callable[..., object], how: object) -> int:
-    """Agree on a number with the ranks that share the backend's stores."""
-    backend = resolve(backend)
-    if isinstance(backend, SupportsRanks) and backend.world_size > 1 and dist.is_initialized():
-        agreed = torch.tensor(number)
-        collective(agreed, how)
-        return int(agreed)
-    return number
-
-
 def _size_from(ids: Tensor, name: str, backend: Backend) -> int:
     if ids.numel() and int(ids.min()) < 0:
         raise EmbeddingSizeError(f"embedding store {name!r}: id {int(ids.min())} is negative; ids go from 0")
     largest = int(ids.max()) if ids.numel() else -1
-    size = over_ranks(backend, largest, dist.all_reduce, dist.ReduceOp.MAX) + 1
+    size = int(communicator_of(backend).all_reduce(torch.tensor(largest), "max")) + 1
     if size == 0:
         raise StoreError(
             f"embedding store {name!r}: the first forward has no ids to size it by; call set_num_embeddings(...) first"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-import torch.distributed as dist
 
+from distgnn.distributed.communicator import barrier
 from distgnn.errors import IdRangeError, RowsError, StoreClosedError
 from distgnn.protocols import RuleState, StateSpec, SupportsCheckpoint
+from distgnn.ranks import communicator_of
 from distgnn.specs import TensorSpec
 from distgnn.testing.embedding_updates import BATCHES, FLOATS, RULES, EmbeddingFixtures
 from distgnn.testing.oracles import DictOfRows
@@ -39,10 +40,9 @@ def name_of(rule: UpdateRule) -> str:
     return f"{type(rule).__module__}.{type(rule).__qualname__}"
 
 
-def meet(suite: BackendFixture) -> None:
+def meet(backend: Backend) -> None:
     """Wait until every rank is here."""
-    if suite.world_size > 1 and dist.is_initialized():
-        dist.barrier()
+    barrier(communicator_of(backend))
 
 
 def take_out(store: SupportsCheckpoint, *, step: int = 2) -> list[tuple[int, dict[str, Tensor]]]:
@@ -114,7 +114,7 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)
     def test_a_table_that_is_put_back_goes_on_as_the_one_it_was_taken_from(
-        self, opening: OpenEmbedding, spec: EmbeddingSpec, dtype: torch.dtype
+        self, backend: Backend, opening: OpenEmbedding, spec: EmbeddingSpec, dtype: torch.dtype
     ) -> None:
         spec = replace(spec, dtype=dtype)
         first, second = (opening(replace(spec, name=f"{spec.name[:100]}.{one}", seed=one)) for one in (1, 2))
@@ -124,12 +124,12 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
             self.apply(first, ids, self.gradients(ids, start).to(dtype), rule)
         self.apply(second, self.ids(3), self.gradients(self.ids(3)).to(dtype), RULES["Adam"])
         states, blocks = saved(first).rule_states(), take_out(saved(first))
-        meet(self)
+        meet(backend)
         saved(second).reset_rule_states(states)
         for begin, block in blocks:
             saved(second).import_rows(begin, block)
             block["rows"].zero_()  # their memory is used for the next ones
-        meet(self)
+        meet(backend)
         assert torch.equal(self.table(second), self.table(first))
         assert saved(second).rule_states() == states
         for start, rule in enumerate(rules):
@@ -149,10 +149,10 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
         self.apply(store, ids, self.gradients(ids), other)
         assert saved(store).rule_states()[name_of(other)].steps == 1
 
-    def test_state_of_a_rule_that_nobody_knows_is_kept(self, store: EmbeddingStore) -> None:
+    def test_state_of_a_rule_that_nobody_knows_is_kept(self, backend: Backend, store: EmbeddingStore) -> None:
         states = {"elsewhere.Rule": RuleState(3, {"moment": StateSpec(2, 0.25)})}
         saved(store).reset_rule_states(states)
-        meet(self)
+        meet(backend)
         for first, block in take_out(saved(store)):
             assert block["elsewhere.Rule/moment"].eq(0.25).all()
             saved(store).import_rows(first, {**block, "elsewhere.Rule/moment": block["elsewhere.Rule/moment"] + first})
@@ -195,7 +195,7 @@ class TensorCheckpointTests(BackendFixture):
     """Tensors, which have no state."""
 
     def test_a_tensor_that_is_put_back_is_the_one_it_was_taken_from(
-        self, any_store: TensorStore, opening: OpenTensor, spec: TensorSpec
+        self, backend: Backend, any_store: TensorStore, opening: OpenTensor, spec: TensorSpec
     ) -> None:
         values = (eighths(*any_store.shape, device=self.device) * 8).to(any_store.dtype)
         everything = torch.arange(7, device=self.device)
@@ -204,12 +204,12 @@ class TensorCheckpointTests(BackendFixture):
         other = opening(TensorSpec(f"{spec.name[:100]}.other", any_store.shape, any_store.dtype))
         assert saved(other).rule_states() == {}
         saved(other).reset_rule_states({})
-        meet(self)
+        meet(backend)
         for first, block in blocks:
             assert list(block) == ["rows"]
             saved(other).import_rows(first, block)
             block["rows"].zero_()  # their memory is used for the next ones
-        meet(self)
+        meet(backend)
         assert torch.equal(other.read(everything), values)
 
     def test_rows_that_do_not_fit_a_tensor_are_refused(self, store: TensorStore) -> None:

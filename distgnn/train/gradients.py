@@ -2,57 +2,199 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
-import torch.distributed as dist
-from torch.futures import Future
+from torch.nn import Module
+
+from distgnn.distributed.communicator import all_gather_texts
+from distgnn.errors import CallOrderError, ConfigError
+from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
-    from torch.distributed import GradBucket  # type: ignore[attr-defined]  # it is there
-    from torch.nn import Module
+    from torch.nn import Parameter
+
+    from distgnn.distributed.communicator import Communicator
 
 
-class GradientSums:
-    """What a DistributedDataParallel does with its buckets, which it arranges anew after the first backward.
+class SummedGradients(Module):
+    """A module whose gradients are summed over ranks in each backward.
 
-    gloo adds the ranks' numbers in an order that depends on their place in a message. So all gradients go in one, in
-    the order of the model's parameters, when the last of them is there.
+    It starts on every rank from rank 0's parameters and buffers; buffers are rank 0's in every forward. The order in
+    which a communicator adds numbers may depend on their place in a message. So all gradients go in one, in the order
+    of the module's parameters, when the last of them is there.
 
     Args:
-        model: Whose gradients.
-        before: Called before ranks wait for each other.
+        module: The same on every rank.
+        communicator: The ranks.
+        find_unused_parameters: Some ranks, or all, may have no gradient of some parameters.
+        before: Called before ranks wait for each other in backward.
+
+    Attributes:
+        module: As given.
+
+    Raises:
+        ConfigError: Ranks have different modules.
     """
 
-    def __init__(self, model: Module, before: Callable[[], None]) -> None:
-        self._numbers: dict[Tensor, int] = {parameter: number for number, parameter in enumerate(model.parameters())}
-        self._before = before
-        self._gradients: dict[int, Tensor] = {}
-        self._waiting: list[tuple[Future[Tensor], Tensor]] = []
+    def __init__(
+        self,
+        module: Module,
+        communicator: Communicator,
+        *,
+        find_unused_parameters: bool = False,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._communicator, self._before = communicator, before
+        self._find_unused = find_unused_parameters
+        self._named = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        self._earlier: dict[Parameter, Tensor | None] = {}  # the gradients of earlier passes, for those of this one
+        self._seen: set[Tensor] = set()
+        self._summing, self._is_unsummed = True, False
+        _check_same(module, communicator)
+        with torch.no_grad():
+            self._spread([*module.parameters(), *module.buffers()])
+        # Buffers that are equal on all ranks, since they are computed from sums over ranks, need not be sent.
+        synced = {id(each) for part in module.modules() if isinstance(part, SyncBatchNorm1d) for each in part.buffers()}
+        self._buffers_to_send = [each for each in module.buffers() if id(each) not in synced]
+        self._accumulators = [self._watched(each) for each in self._named.values()]
 
-    def add(self, bucket: GradBucket) -> Future[Tensor]:
-        """Take a bucket; the buffers of all are summed with the last."""
-        summed: Future[Tensor] = Future()
-        self._waiting.append((summed, bucket.buffer()))
-        for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
-            self._gradients[self._numbers[parameter]] = gradient
-        if bucket.is_last():
-            self._before()
-            ordered = [self._gradients[number] for number in sorted(self._gradients)]
-            for dtype in dict.fromkeys(gradient.dtype for gradient in ordered):
-                _sum([gradient for gradient in ordered if gradient.dtype == dtype])
-            for future, buffer in self._waiting:
-                future.set_result(buffer)
-            self._gradients.clear()
-            self._waiting.clear()
-        return summed
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute what the module does.
+
+        Raises:
+            CallOrderError: The backward before this forward left out parameters.
+        """
+        if self._seen and torch.is_grad_enabled():
+            self._forget_incomplete()
+        if self._buffers_to_send:
+            with torch.no_grad():
+                self._spread(self._buffers_to_send)
+        return self.module(*args, **kwargs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Add gradients up on this rank alone within; the next backward sums all of them."""
+        self._summing, before = False, self._summing
+        try:
+            yield
+        finally:
+            self._summing = before
+
+    def _watched(self, parameter: Parameter) -> object:
+        view = parameter.view_as(parameter).grad_fn
+        accumulator = view.next_functions[0][0] if view is not None else None
+        assert accumulator is not None
+        this = ref(self)  # a module that is wrapped again is this one's no more
+
+        def begin(_gradients: tuple[Tensor, ...]) -> None:
+            if (wrapper := this()) is not None:
+                wrapper._begin(parameter)  # noqa: SLF001  # its own class
+
+        def end(parameter: Tensor) -> None:
+            if (wrapper := this()) is not None:
+                wrapper._end(parameter)  # noqa: SLF001
+
+        accumulator.register_prehook(begin)
+        parameter.register_post_accumulate_grad_hook(end)  # type: ignore[no-untyped-call]
+        return accumulator  # it lives as long as somebody knows it
+
+    def _begin(self, parameter: Parameter) -> None:
+        """Put what earlier passes have left aside, so that this one's gradient is summed alone."""
+        if not self._summing:
+            return
+        if self._find_unused and not self._earlier:
+            torch.autograd.Variable._execution_engine.queue_callback(self._sum_found)  # noqa: SLF001  # torch's own way
+        if parameter not in self._earlier:
+            self._earlier[parameter] = None
+            if not self._is_unsummed:
+                self._earlier[parameter], parameter.grad = parameter.grad, None
+
+    def _end(self, parameter: Tensor) -> None:
+        if not self._summing:
+            self._is_unsummed = True
+        else:
+            self._seen.add(parameter)
+            if not self._find_unused and len(self._seen) == len(self._asked()):
+                self._sum(self._asked())
+
+    def _asked(self) -> list[Parameter]:
+        return [each for each in self._named.values() if each.requires_grad]
+
+    def _sum_found(self) -> None:
+        """Sum at the end of a backward that some parameters may have no part in."""
+        asked = self._asked()
+        found = torch.tensor([each in self._seen for each in asked], dtype=torch.int32)
+        anywhere = self._communicator.all_reduce(found, "max").tolist()
+        used = [each for each, there in zip(asked, anywhere, strict=True) if there]
+        for each in used:
+            if each not in self._seen:
+                self._earlier[each], each.grad = each.grad, torch.zeros_like(each)
+        self._sum(used)
+
+    def _sum(self, parameters: list[Parameter]) -> None:
+        self._before()
+        earlier = dict(self._earlier)
+        self._earlier.clear()
+        self._seen.clear()
+        self._is_unsummed = False
+        with torch.no_grad():
+            for group in _by_dtype([each.grad for each in parameters if each.grad is not None]):
+                total = self._communicator.all_reduce(torch.cat([each.flatten() for each in group]))
+                for gradient, part in _dealt_out(total, group):
+                    gradient.copy_(part)
+            for parameter, before in earlier.items():
+                if before is not None and parameter.grad is not None:
+                    parameter.grad = before.add_(parameter.grad)
+
+    def _spread(self, tensors: Iterable[Tensor]) -> None:
+        for group in _by_dtype(tensors):
+            flat = self._communicator.broadcast(torch.cat([each.flatten() for each in group]))
+            for tensor, part in _dealt_out(flat, group):
+                if not torch.equal(tensor, part):  # autograd may hold it for a backward that is to come
+                    tensor.copy_(part)
+
+    def _forget_incomplete(self) -> None:
+        left_out = [name for name, each in self._named.items() if each.requires_grad and each not in self._seen]
+        self._earlier.clear()
+        self._seen.clear()
+        if self._find_unused or not left_out:
+            return  # an error has ended it
+        raise CallOrderError(
+            f"the last backward gave {len(left_out)} of {len(self._named)} parameters no gradient, among them "
+            f"{left_out[0]!r}, so that none was summed over ranks: leave them out of training "
+            "(requires_grad_(False)), or call Session.wrap with find_unused_parameters=True"
+        )
 
 
-def _sum(gradients: list[Tensor]) -> None:
-    total = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(total)
-    for gradient, part in zip(gradients, torch.split(total, [one.numel() for one in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def _check_same(module: Module, communicator: Communicator) -> None:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    own = "\n".join(f"{name} {list(each.shape)} {each.dtype}" for name, each in tensors)
+    everyone = all_gather_texts(communicator, own)
+    for rank, text in enumerate(everyone):
+        if text != everyone[0]:
+            lines = [dict.fromkeys(one.split("\n")) for one in (everyone[0], text)]
+            first, other = ([line for line in one if line not in two] for one, two in (lines, lines[::-1]))
+            raise ConfigError(
+                f"ranks wrap different models: rank 0 has {(first or ['no more'])[0]}, rank {rank} "
+                f"{(other or ['no more'])[0]}; make the same model on every rank"
+            )
+
+
+def _by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for each in tensors:
+        groups.setdefault(each.dtype, []).append(each)
+    return list(groups.values())
+
+
+def _dealt_out(flat: Tensor, tensors: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    for tensor, part in zip(tensors, torch.split(flat, [one.numel() for one in tensors]), strict=True):
+        yield tensor, part.view_as(tensor)

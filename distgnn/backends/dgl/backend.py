@@ -10,12 +10,16 @@ from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
 from distgnn.distributed.meeting import connect_ranks, join_job
+from distgnn.distributed.peers import PeerWatch
+from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
+from distgnn.errors import StoreClosedError
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.engine import Engine
+    from distgnn.distributed.communicator import Communicator
     from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
 
 _Store = TypeVar("_Store", DGLEmbeddingStore, DGLTensorStore, DGLGraphStore)
@@ -37,6 +41,12 @@ class DGLBackend(OpenStores):
     def __init__(self, *, timeout: float = 60.0, port: int = 0) -> None:
         self._engine = _joined(timeout, port)
         super().__init__()
+
+    @property
+    def communicator(self) -> Communicator:
+        if self._stores is None:
+            raise StoreClosedError("the dgl backend is closed, it has no communicator; call distgnn.use('dgl')")
+        return self._engine.communicator
 
     @property
     def rank(self) -> int:
@@ -96,9 +106,12 @@ def _joined(timeout: float, port: int) -> Engine:
         if job.store is None:
             _engine.append(Alone())
         else:
-            connect_ranks(job, timeout, lambda: None)
-            _engine.append(Cluster(job, timeout, port))
-    _engine[0].timeout = timeout
+            peers = PeerWatch(job.store, job.rank, job.size, timeout)
+            with peers.connecting("the start of the job"):
+                group = connect_ranks(job, timeout, lambda: new_gloo_group(timeout), peers.look)
+                _engine.append(Cluster(job, timeout, port, peers))
+            _engine[0].communicator = ProcessGroupCommunicator(group, peers=peers)
+    _engine[0].set_timeout(timeout)
     _engine[0].check_alive("opening of the dgl backend")
     return _engine[0]
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.rows import Ranges
     from distgnn.distributed.meeting import Job
+    from distgnn.distributed.peers import PeerWatch
 
 _LOOK_SECONDS = 0.2
 _GRACE = 2.0  # seconds in which a server tells who is silent or gone
@@ -44,22 +45,23 @@ class Cluster(Engine):
         job: The ranks.
         timeout: Seconds to wait for the others.
         port: Where each server listens; 0 is any free port.
+        peers: Says who is lost.
 
     Raises:
         PeerLostError: Not all servers and ranks came together in time.
     """
 
-    def __init__(self, job: Job, timeout: float, port: int) -> None:
-        self._servers = start_servers(job, timeout, port)
+    def __init__(self, job: Job, timeout: float, port: int, peers: PeerWatch) -> None:
+        self._peers = peers
+        self._servers = start_servers(job, timeout, port, peers.look)
         parts = len(self._servers.addresses)
         super().__init__(job.rank, job.size, self._servers.part, parts, self._servers.name)
         self.first_of_part = self._servers.own is not None
-        self._failure = ""
         address = self._servers.addresses[self.part].partition(":")[0]
         self._own = f"{address}:{free_port(address)}"
         open_wire(self._servers.secret)
         try:
-            within(timeout, lambda: self._connect(timeout))
+            within(timeout, lambda: self._connect(timeout), peers.look)
         except (OSError, RuntimeError, TimeoutError) as error:
             self._servers.stop()
             raise PeerLostError(
@@ -106,6 +108,10 @@ class Cluster(Engine):
             if isinstance(reply, Reply) and reply.number == _HELLO:
                 waiting.discard(reply.part)
 
+    def set_timeout(self, seconds: float) -> None:
+        super().set_timeout(seconds)
+        self._peers.timeout = seconds
+
     def rows(self, key: str) -> Tensor:
         mapped: Tensor = self._client.data_store[key]
         return mapped
@@ -116,14 +122,13 @@ class Cluster(Engine):
 
     def drop(self, key: str) -> None:
         self._client.forget(key)
-        if not self._failure and not self._connections.lost():
+        if not self._peers.has_failed and not self._connections.lost():
             content = pickle.dumps((key,))
             for part in range(self.parts):
                 rpc.send_request(part, Call("drop", next(self._numbers), self.rank, key, self.timeout, content))
 
     def check_alive(self, about: str) -> None:
-        if self._failure:
-            raise PeerLostError(self._failure)
+        self._peers.check()
         ended = self._connections.lost()
         if ended:
             starters = [self._servers.starters[self._servers.addresses.index(address)] for address in ended]
@@ -143,6 +148,8 @@ class Cluster(Engine):
             reply = self._receive(_LOOK_SECONDS)
             if reply is None:
                 self.check_alive(about)
+                with self._peers.noticing(about):
+                    self._peers.look()
                 if time.monotonic() > deadline:
                     starters = [self._servers.starters[part] for part in calls.keys() - replies.keys()]
                     who = f"the DGL server that {listed(starters)} started"
@@ -170,11 +177,7 @@ class Cluster(Engine):
 
     def _lost(self, what: str, about: str) -> PeerLostError:
         self._connections.silence()
-        self._failure = (
-            f"{what}, noticed by rank {self.rank} in {about}; the job cannot go on: start it again from its last "
-            "checkpoint"
-        )
-        return PeerLostError(self._failure)
+        return self._peers.fail(what, about)
 
     def _leave(self) -> None:
         """At the end of the process, tell the servers; they end with their last rank."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgnn.backends.dgl.rows import Ranges
 from distgnn.backends.dgl.wire import Call
+from distgnn.distributed.communicator import LocalCommunicator
 from distgnn.specs import PartitionBook
 from distgnn.storage.toolkit.rows import move_rows, put_rows, take_rows
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.wire import Reply
+    from distgnn.distributed.communicator import Communicator
 
     Tensors = tuple[Tensor, ...]
 
@@ -36,6 +38,7 @@ class Engine(ABC):
 
     Attributes:
         timeout: Seconds that a call waits for other ranks and for servers.
+        communicator: The collectives of the ranks.
         first_of_part: Whether no rank of this host has a smaller number.
     """
 
@@ -45,8 +48,13 @@ class Engine(ABC):
         self.name = name
         self.timeout = 60.0
         self.first_of_part = True
+        self.communicator: Communicator = LocalCommunicator()
         self._opened = itertools.count()
         self._numbers = itertools.count(2)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Set how long a call waits from now on."""
+        self.timeout = seconds
 
     def new_ranges(self, num_rows: int) -> Ranges:
         """Cut the rows of a new store into a range a host; every rank opens the same stores in the same order."""

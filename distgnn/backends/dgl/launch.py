@@ -28,9 +28,7 @@ from distgnn.distributed.meeting import within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
+    from collections.abc import Callable, Sequence
 
     from distgnn.distributed.meeting import Job
 
@@ -103,13 +101,14 @@ class Servers:
         remove_names(self.name)
 
 
-def start_servers(job: Job, timeout: float, port: int) -> Servers:
+def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None]) -> Servers:
     """Start this host's server if this is its first rank, and find those of the others; collective.
 
     Args:
         job: The ranks.
         timeout: Seconds to wait for the others.
         port: Where each server listens; 0 is any free port.
+        look: Called again and again while ranks wait for each other; what it raises ends the waiting.
 
     Raises:
         PeerLostError: A server cannot be started, or a rank does not answer.
@@ -117,15 +116,26 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
     deadline = time.monotonic() + timeout
     store = job.store
     assert store is not None
+
+    def get(key: str, rank: int) -> str:
+        limit = max(0.1, deadline - time.monotonic())
+        try:
+            return within(limit, lambda: store.get(key), look).decode()
+        except (RuntimeError, TimeoutError) as error:
+            raise PeerLostError(
+                f"rank {rank} has not said its {key!r} in {timeout:g} s while the DGL servers were started: see that "
+                "it runs, or give it more time with timeout=..."
+            ) from error
+
     if job.rank == 0:
         store.set("name", secrets.token_hex(8))
     store.set(f"host/{job.rank}", json.dumps([_host(), _own_address()]))
-    told = [json.loads(_get(store, f"host/{rank}", deadline)) for rank in range(job.size)]
+    told = [json.loads(get(f"host/{rank}", rank)) for rank in range(job.size)]
     hosts = [host for host, _ in told]
     order = list(dict.fromkeys(hosts))
     starters = tuple(hosts.index(host) for host in order)
     part = order.index(hosts[job.rank])
-    name, secret = _get(store, "name", deadline), job.key.hex()
+    name, secret = get("name", 0), job.key.hex()
     own = None
     if starters[part] == job.rank:
         address = _reachable([told[rank][1] for rank in starters], part)
@@ -136,7 +146,7 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
         except OSError as error:
             where = f"{address}:{port or 'any port'}, an address of rank {job.rank}"
             store.set(f"server/{part}", f"{_REFUSED}no server can listen on {where}: {error}")
-    addresses = tuple(_get(store, f"server/{number}", deadline) for number in range(len(order)))
+    addresses = tuple(get(f"server/{number}", starter) for number, starter in enumerate(starters))
     for address in addresses:
         if address.startswith(_REFUSED):
             raise PeerLostError(f"{address.removeprefix(_REFUSED)}; choose another with use('dgl', port=...)")
@@ -150,16 +160,16 @@ def start_servers(job: Job, timeout: float, port: int) -> Servers:
         store.set(f"listening/{part}", "yes" if ended is None else late if ended == -signal.SIGKILL else died)
     servers = Servers(name, secret, addresses, starters, part, own)
     try:
-        _check_listening(store, servers, deadline)
+        _check_listening(servers, get)
     except PeerLostError:
         servers.stop()
         raise
     return servers
 
 
-def _check_listening(store: PrefixStore, servers: Servers, deadline: float) -> None:
+def _check_listening(servers: Servers, get: Callable[[str, int], str]) -> None:
     for number, rank in enumerate(servers.starters):
-        said = _get(store, f"listening/{number}", deadline)
+        said = get(f"listening/{number}", rank)
         if said != "yes":
             raise PeerLostError(f"the DGL server that rank {rank} started for {servers.addresses[number]} {said}")
 
@@ -187,14 +197,6 @@ def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
             process.wait()
         time.sleep(0.02)
     return process
-
-
-def _get(store: PrefixStore, key: str, deadline: float) -> str:
-    limit = max(0.1, deadline - time.monotonic())
-    try:
-        return within(limit, lambda: store.get(key)).decode()
-    except (RuntimeError, TimeoutError) as error:
-        raise PeerLostError(f"no rank has said its {key!r} in time while the DGL servers were started") from error
 
 
 def _host() -> str:

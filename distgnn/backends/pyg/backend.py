@@ -9,12 +9,14 @@ from distgnn.backends.pyg.prefetch import Prefetcher, Turns
 from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
-from distgnn.errors import NameConflictError
+from distgnn.errors import NameConflictError, StoreClosedError
 from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from distgnn.distributed.communicator import Communicator
 
 _CLOSING = 1.0  # seconds that close() waits for a prefetch which nobody ended
 
@@ -39,6 +41,12 @@ class PygBackend(OpenStores):
         self._turns = Turns()
         self._buffer_bytes = buffer_bytes
         super().__init__()
+
+    @property
+    def communicator(self) -> Communicator:
+        if self._ranks is None:
+            raise StoreClosedError("the pyg backend is closed, it has no communicator; call distgnn.use('pyg')")
+        return self._ranks.communicator
 
     @property
     def rank(self) -> int:
@@ -106,5 +114,6 @@ class PygBackend(OpenStores):
 
     def _prefetcher(self, router: Router, rows: Tensor) -> Prefetcher:
         if self._background is None:
-            self._background = self._new_ranks()
+            assert self._ranks is not None
+            self._background = self._new_ranks(peers=self._ranks.peers)
         return Prefetcher(router, self._router(router.num_rows, self._background), self._turns, rows)

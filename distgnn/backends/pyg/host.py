@@ -29,7 +29,7 @@ from distgnn.distributed.secret import sign
 from distgnn.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from distgnn.distributed.meeting import Job
 
 _SPINNING = 2e-4  # seconds
+_LOOK_SECONDS = 0.5
 _RANK = struct.Struct("<q")
 _NONCE = 32  # bytes
 
@@ -48,6 +49,7 @@ class Host:
         rank: This rank.
         job: All ranks; None keeps this one to itself.
         timeout: Seconds that a rank waits for another.
+        look: Called again and again while it waits; what it raises ends the waiting.
 
     Attributes:
         members: The ranks of this host, as far as they follow each other in number.
@@ -56,8 +58,10 @@ class Host:
         OSError: A rank of this host cannot be reached.
     """
 
-    def __init__(self, rank: int, job: Job | None = None, timeout: float = 0.0) -> None:
-        self._rank, self._timeout = rank, timeout
+    def __init__(
+        self, rank: int, job: Job | None = None, timeout: float = 0.0, look: Callable[[], None] = lambda: None
+    ) -> None:
+        self._rank, self._timeout, self._look = rank, timeout, look
         self.members = range(rank, rank + 1)
         self._peers: dict[int, socket.socket] = {}
         # Two boxes in turn: word of a peer's next message means that it has read my last but one.
@@ -157,12 +161,21 @@ class Host:
                 # A message is mostly near: to look for it again is quicker than to sleep and be woken.
                 if time.perf_counter() - begin < _SPINNING:
                     os.sched_yield()
-                elif not _readable(connection, self._timeout):
+                elif not self._readable(connection):
                     raise TimeoutError(f"rank {member} says nothing") from None
                 continue
             if not message:
                 raise ConnectionResetError(f"rank {member} has closed its connection")
             return message, descriptors
+
+    def _readable(self, connection: socket.socket) -> bool:
+        waiting, deadline = select.poll(), time.monotonic() + self._timeout
+        waiting.register(connection, select.POLLIN)
+        while not waiting.poll(1e3 * min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return False
+            self._look()
+        return True
 
     def close(self) -> None:
         """Leave the other members, who notice it."""
@@ -242,12 +255,6 @@ def _admitted(connection: socket.socket, key: bytes) -> int:
     except (OSError, struct.error):
         return -1
     return int(rank)
-
-
-def _readable(connection: socket.socket, timeout: float) -> bool:
-    waiting = select.poll()
-    waiting.register(connection, select.POLLIN)
-    return bool(waiting.poll(timeout * 1e3))
 
 
 def _allocated(num_bytes: int) -> int:

@@ -6,25 +6,28 @@ Within a host they go through shared memory, between hosts by gloo collectives.
 from __future__ import annotations
 
 import os
-import time
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
 from distgnn.backends.pyg.host import Host
-from distgnn.distributed.meeting import connect_ranks, first_line, join_job, listed, within
+from distgnn.distributed.communicator import LocalCommunicator
+from distgnn.distributed.meeting import connect_ranks, first_line, join_job, within
+from distgnn.distributed.peers import PeerWatch
+from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
 from distgnn.errors import CallOrderError, PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
+    from distgnn.distributed.meeting import Job
+
 _TEXT_BYTES = 1024
-_GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
 
 
 class Scratch:
@@ -50,8 +53,11 @@ class Ranks:
     Args:
         timeout: Seconds that a rank waits for another.
         share_memory: Whether ranks of one host share memory.
+        peers: Says who is lost; by default it is made here.
 
     Attributes:
+        communicator: Their collectives.
+        peers: Says who is lost; None for a rank that is alone.
         rank: This rank.
         size: The world size.
         host: The ranks of this host.
@@ -63,24 +69,28 @@ class Ranks:
         PeerLostError: Not all ranks came, or they cannot connect to each other.
     """
 
-    def __init__(self, timeout: float, *, share_memory: bool = True) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float, *, share_memory: bool = True, peers: PeerWatch | None = None) -> None:
         self._group: dist.ProcessGroup | None = None
-        self._failure = ""
         self.bytes_sent = 0
         self.outgoing, self.incoming = Scratch(), Scratch()
         job = join_job(timeout)
         self.rank, self.size = job.rank, job.size
         self.host = Host(self.rank)
+        self.communicator: LocalCommunicator | ProcessGroupCommunicator = LocalCommunicator()
+        self.peers = peers
         if job.store is None:
             return
-        self._store = job.store  # it outlives the group, and tells who is alive after a failure
-        self._group = connect_ranks(job, timeout, self._new_group)
-        if not share_memory:
-            return
+        self.peers = peers = peers or PeerWatch(job.store, self.rank, self.size, timeout)
+        with peers.connecting("the start of the job"):
+            self._group = connect_ranks(job, timeout, lambda: new_gloo_group(timeout), peers.look)
+            self.communicator = ProcessGroupCommunicator(self._group, peers=peers)
+            if share_memory:
+                self.host = self._new_host(job, timeout, peers)
+
+    def _new_host(self, job: Job, timeout: float, peers: PeerWatch) -> Host:
         try:
-            self.host = within(timeout, lambda: Host(self.rank, job, timeout))
-        except (OSError, RuntimeError, TimeoutError) as error:
+            return within(timeout, lambda: Host(self.rank, job, timeout, peers.look), peers.look)
+        except (OSError, RuntimeError) as error:
             raise PeerLostError(
                 f"rank {self.rank} cannot reach the other ranks of its host through Unix sockets in {timeout:g} s: see "
                 f"that they run, or open the backend with share_memory=False ({first_line(error)})"
@@ -112,7 +122,7 @@ class Ranks:
         """
         if self.size == 1:
             return send
-        with self._noticing_losses(call):
+        with self._noticing(call):
             received = send.new_empty(sum(counts_in), *send.shape[1:]) if received is None else received
             self._exchange(send, list(counts_out), received, list(counts_in))
             return received
@@ -123,7 +133,7 @@ class Ranks:
         Raises:
             PeerLostError: A rank of this host is gone or silent.
         """
-        with self._noticing_losses(call):
+        with self._noticing(call):
             return self.host.exchange(outgoing)
 
     def wait(self, call: str) -> None:
@@ -142,7 +152,7 @@ class Ranks:
             StoreError: There is not so much memory.
             PeerLostError: A rank of this host is gone or silent.
         """
-        with self._noticing_losses(f"opening of store {name!r}"):
+        with self._noticing(f"opening of store {name!r}"):
             return self.host.share(num_bytes, name)
 
     def gather_texts(self, text: str, call: str) -> list[str]:
@@ -176,14 +186,11 @@ class Ranks:
     def close(self) -> None:
         """Leave the group."""
         self.host.close()
+        if isinstance(self.communicator, ProcessGroupCommunicator):
+            self.communicator.close()
         if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
         self._group = None
-
-    def _new_group(self) -> dist.ProcessGroup:
-        with _unhurried_threads():
-            group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
-            return group
 
     def _exchange(self, send: Tensor, counts_out: list[int], received: Tensor, counts_in: list[int]) -> None:
         first, end = self.host.members[0], self.host.members[-1] + 1
@@ -208,76 +215,16 @@ class Ranks:
             going, coming = (to_upper, from_upper) if first == 0 else (to_lower, from_lower)
         else:
             going, coming = torch.cat([to_lower, to_upper]), torch.cat([from_lower, from_upper])
-        dist.all_to_all_single(coming, going, far_in, far_out, group=self._group)
+        work = dist.all_to_all_single(coming, going, far_in, far_out, group=self._group, async_op=True)
+        assert self.peers is not None
+        self.peers.wait(work)
         if first > 0 and end < self.size:
             from_lower[:], from_upper[:] = coming[:begin], coming[begin:]
         self.bytes_sent += going.numel() * going.element_size()
 
-    @contextmanager
-    def _noticing_losses(self, call: str) -> Iterator[None]:
-        if self._failure:
-            raise PeerLostError(self._failure)
-        begin = time.monotonic()
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            raise self._lost(call, error, time.monotonic() - begin) from error
-
-    def _lost(self, call: str, error: Exception, waited: float) -> PeerLostError:
-        """Find out which ranks are gone: those that do not say in time that they noticed the failure too."""
-        self.host.close()  # so that its ranks notice it at once
-        missing = self._missing()
-        # Ranks that wait as long cut each other off, so that only the first reads of a timeout in its error.
-        what = f"silent for {self._timeout:g} s" if waited > 0.9 * self._timeout else "gone"
-        if not missing:
-            who = "no rank is gone, but a connection broke or a rank was silent for too long"
-        elif len(missing) == 1:
-            who = f"{listed(missing)} is {what}"
-        else:
-            who = f"one or more of {listed(missing)} are {what}"
-        self._failure = (
-            f"{who}, noticed by rank {self.rank} in {call}; the job cannot go on: start it again from its last "
-            f"checkpoint ({first_line(error)})"
-        )
-        return PeerLostError(self._failure)
-
-    def _missing(self) -> list[int]:
-        """Tell the other ranks that this one has noticed a failure, and return those that do not say so soon."""
-        missing = [rank for rank in range(self.size) if rank != self.rank]
-        deadline = time.monotonic() + _GRACE
-
-        def look() -> None:
-            self._store.set(f"failure/{self.rank}", "noticed")
-            while missing and time.monotonic() < deadline:
-                if self._store.check([f"failure/{missing[0]}"]):
-                    del missing[0]
-                else:
-                    missing.append(missing.pop(0))
-                    time.sleep(0.01)
-
-        try:
-            within(_GRACE + 1, look)
-        except (RuntimeError, TimeoutError):
-            # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
-            return [0] if 0 in missing else sorted(missing)
-        return sorted(missing)
-
-
-@contextmanager
-def _unhurried_threads() -> Iterator[None]:
-    """Let the threads that are started here not interrupt others when they wake up.
-
-    gloo's thread for sockets asks for a lock in a loop. When it interrupts the thread that holds it, on a machine of
-    few cores, both wait for the end of its time slice, some milliseconds.
-    """
-    usual = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
-    if usual:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        if usual:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    def _noticing(self, call: str) -> AbstractContextManager[None]:
+        # Closed connections let the ranks of this host notice it at once.
+        return nullcontext() if self.peers is None else self.peers.noticing(call, self.host.close)
 
 
 def as_bytes(rows: Tensor) -> Tensor:

@@ -1,0 +1,213 @@
+"""Who of a job's ranks is lost: the one answer to every wait on a peer that fails."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from distgnn.distributed.meeting import first_line, listed, within
+from distgnn.errors import PeerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch.distributed import Store, Work  # type: ignore[attr-defined]  # they are there
+
+_LOOK_SECONDS = 0.5  # between two looks at whether another rank has noticed a loss
+_GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
+_GONE, _SILENT = "gone", "silent"
+
+
+class PeerWatch:
+    """What a rank knows of the loss of others, for everything that waits for them.
+
+    Whoever notices a failure says so in the job's store. Every wait looks there from time to time, and who is alive
+    says that it has noticed too: those that do not say so are lost.
+
+    Args:
+        store: Where ranks of this job, and no others, leave word; it outlives process groups.
+        rank: This rank.
+        size: The world size.
+        timeout: Seconds that a rank waits for another.
+
+    Attributes:
+        timeout: The same.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, timeout: float) -> None:
+        # A connection of its own: torch's lets one call wait for another, as those that connect ranks wait.
+        self._store = store.clone() if hasattr(store, "clone") else store  # it has no clone before torch 2.8
+        self._rank, self._size = rank, size
+        self.timeout = timeout
+        self._failure = ""
+        self._heard = ""
+        self._asking: Thread | None = None
+
+    @contextmanager
+    def noticing(self, call: str, release: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Raise what goes wrong within as the loss of a rank.
+
+        Args:
+            call: What is waited for, as a user would say it.
+            release: What makes others notice at once, as closing connections does.
+
+        Raises:
+            PeerLostError: A rank is gone or silent, now or before.
+        """
+        self.check()
+        begin = time.monotonic()
+        try:
+            yield
+        except PeerLostError:
+            raise
+        except (OSError, RuntimeError) as error:
+            release()
+            who = self._who(self._how(begin))
+            if who:
+                raise self.fail(who, call) from error
+            who = "no rank is gone, but a connection broke or a rank was silent for too long"
+            raise self.fail(who, call, f" ({first_line(error)})") from error
+
+    @contextmanager
+    def connecting(self, call: str) -> Iterator[None]:
+        """Raise what goes wrong within as the loss of a rank, or as it is where no rank is lost.
+
+        Args:
+            call: What is waited for.
+
+        Raises:
+            PeerLostError: A rank is gone or silent, or another has met an error.
+        """
+        begin = time.monotonic()
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            said = f"{error}" if isinstance(error, PeerLostError) else self._how(begin)
+            who = self._who(said)
+            if who == said or not who:
+                raise
+            raise self.fail(who, call) from error
+
+    def wait(self, work: Work) -> None:
+        """Wait for what a gloo group does, and look meanwhile.
+
+        Raises:
+            RuntimeError: It has failed.
+            ConnectionError: Another rank has noticed a loss.
+        """
+        while True:
+            try:
+                work.wait(timedelta(seconds=_LOOK_SECONDS))
+            except RuntimeError:  # noqa: PERF203  # it waits
+                if work.is_completed():
+                    raise
+                self.look()
+            else:
+                return
+
+    def look(self) -> None:
+        """See whether another rank has noticed a loss; nothing is waited for.
+
+        Raises:
+            ConnectionError: One has.
+        """
+        if self._heard:
+            raise ConnectionError(self._heard)
+        if self._asking is None or not self._asking.is_alive():
+            # A store whose keeper is stopped does not answer at all.
+            self._asking = Thread(target=self._ask, daemon=True)
+            self._asking.start()
+            atexit.unregister(self._let_end)
+            atexit.register(self._let_end)
+
+    def check(self) -> None:
+        """Refuse to go on after a loss.
+
+        Raises:
+            PeerLostError: One was noticed before.
+        """
+        if self._failure:
+            raise PeerLostError(self._failure)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a loss was noticed."""
+        return bool(self._failure)
+
+    def fail(self, who: str, call: str, reason: str = "") -> PeerLostError:
+        """Take a loss as noticed, and let the others know; every later call fails by it.
+
+        Args:
+            who: Who is lost, and how.
+            call: In which it was noticed.
+            reason: What is known besides, in parentheses.
+        """
+        if not self._failure:
+            self._failure = (
+                f"{who}, noticed by rank {self._rank} in {call}; the job cannot go on: start it again from its last "
+                f"checkpoint{reason}"
+            )
+            with suppress(RuntimeError, TimeoutError):
+                within(_GRACE, lambda: self._say(who))
+        return PeerLostError(self._failure)
+
+    def _how(self, begin: float) -> str:
+        return _SILENT if time.monotonic() - begin > 0.9 * self.timeout else _GONE
+
+    def _who(self, how: str) -> str:
+        """Find out who is lost: those that do not say in time that they noticed a failure too, or nobody.
+
+        Args:
+            how: What this rank knows; the first to notice a failure knows best, and is believed.
+        """
+        missing = [rank for rank in range(self._size) if rank != self._rank]
+        said = [how]
+        deadline = time.monotonic() + _GRACE
+
+        def ask() -> None:
+            said[0] = self._say(how)
+            while missing and time.monotonic() < deadline:
+                if self._store.check([f"alive/{missing[0]}"]):
+                    del missing[0]
+                else:
+                    missing.append(missing.pop(0))
+                    time.sleep(0.01)
+
+        try:
+            within(_GRACE + 1, ask)
+        except (RuntimeError, TimeoutError):
+            # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
+            missing[:] = [0] if 0 in missing else missing
+        return self._named(sorted(missing), said[0])
+
+    def _named(self, missing: Sequence[int], how: str) -> str:
+        if how not in {_GONE, _SILENT}:
+            return how
+        how = f"silent for {self.timeout:g} s" if how == _SILENT else how
+        if len(missing) > 1:
+            return f"one or more of {listed(missing)} are {how}"
+        return f"{listed(missing)} is {how}" if missing else ""
+
+    def _say(self, how: str) -> str:
+        """Say that this rank is alive and has noticed a failure; return how the first who noticed it saw it."""
+        self._store.set(f"alive/{self._rank}", "yes")
+        # Ranks that wait as long cut each other off, so that only the first of them knows that it was a timeout.
+        return str(self._store.compare_set("loss", "", how).decode())
+
+    def _ask(self) -> None:
+        try:
+            if self._store.check(["loss"]):
+                self._heard = "another rank has noticed a failure"
+        except RuntimeError as error:
+            # Ranks go on without a launcher that is gone; but what rank 0 keeps goes with it.
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                self._heard = f"the job's store is gone: {first_line(error)}"
+
+    def _let_end(self) -> None:
+        if self._asking is not None:
+            self._asking.join(_GRACE)
