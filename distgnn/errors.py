@@ -24,6 +24,7 @@ Each is also a built-in exception, so that code which knows nothing of distgnn c
     ├── ConfigError                     (ValueError)       an option of a training run that cannot be
     ├── TrainingStoppedError            (RuntimeError)     training was asked to end, and has saved
     ├── RunWriteError                   (OSError)          a file of a run could not be written; what is there is whole
+    ├── NonFiniteLossError              (ArithmeticError)  training has come to NaN or infinity
     ├── CheckpointError
     │   ├── CheckpointNotFoundError     (FileNotFoundError)  no checkpoint there, or not all of it
     │   ├── CheckpointFormatError       (ValueError)       damaged, of another run, or of a newer version
@@ -125,6 +126,10 @@ class TrainingStoppedError(DistGNNError, RuntimeError):
 
 class RunWriteError(DistGNNError, OSError):
     """A file of a run's folder could not be written; the text names it, and what was there before is whole."""
+
+
+class NonFiniteLossError(DistGNNError, ArithmeticError):
+    """Training has come to a loss, scores or weights that are NaN or infinite; the text says since which epoch."""
 
 
 class CheckpointError(DistGNNError):

@@ -40,6 +40,7 @@ ERRORS = {
     "IdsError",
     "NameConflictError",
     "NonFiniteGradientError",
+    "NonFiniteLossError",
     "PeerLostError",
     "RowsError",
     "RunWriteError",

@@ -27,6 +27,7 @@ from distgnn.errors import (
     DataError,
     DistGNNError,
     GraphInputError,
+    NonFiniteLossError,
     SpecError,
     TrainingStoppedError,
 )
@@ -43,7 +44,12 @@ _BAD_INPUT = (
     GraphInputError,
     SpecError,
 )
-_EXIT_CODES: dict[tuple[type[BaseException], ...], int] = {_BAD_INPUT: 2, (TrainingStoppedError,): 3, (Exception,): 1}
+_EXIT_CODES: dict[tuple[type[BaseException], ...], int] = {
+    _BAD_INPUT: 2,
+    (TrainingStoppedError,): 3,
+    (NonFiniteLossError,): 4,
+    (Exception,): 1,
+}
 _INTERRUPTED = 130
 
 app = typer.Typer(

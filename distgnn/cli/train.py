@@ -88,6 +88,12 @@ def train(  # one local a command line option
         False, "--use-dist-tensor", help="Keep layer outputs in tensor stores.", rich_help_panel=_MODEL
     ),
     epochs: int = typer.Option(_DEFAULT.epochs, help="Passes over the training data.", rich_help_panel=_TRAINING),
+    keep_going: bool = typer.Option(
+        False,
+        "--keep-going",
+        help="Train on when the loss is not finite any more.  \\[default: end with exit code 4]",
+        rich_help_panel=_TRAINING,
+    ),
     batch_size: int = typer.Option(
         None,
         help="Graphs, or with --mode sampled or history nodes or edges, a batch.  \\[default: 32, or 1024]",

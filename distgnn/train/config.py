@@ -13,6 +13,7 @@ MODELS = ("gin", "gine")
 MODES = ("full", "sampled", "history")
 TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
+_LARGEST_RATE = 1e36  # a step in float32 cannot be much larger
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
 
 
@@ -52,6 +53,7 @@ class TrainConfig:
         secret_file: A file with a secret of the job, see :mod:`distgnn.distributed.secret`; None is
             ``DISTGNN_SECRET``'s, or none.
         epochs: Passes over the training data.
+        keep_going: Train on when the loss, a score or a weight is not finite any more, instead of ending the run.
         batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
             32 graphs, or 1,024 nodes or edges.
         num_neighbors: With ``mode="sampled"``, how many in-edges a node brings in each layer, joined by commas, as
@@ -111,6 +113,7 @@ class TrainConfig:
     rank: int | None = None
     secret_file: str | None = None
     epochs: int = 100
+    keep_going: bool = False
     batch_size: int | None = None
     num_neighbors: str | None = None
     rescale: bool = False
@@ -164,8 +167,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
         for name in ("lr", "sparse_lr", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} must be finite and at least 0, not {value}")
+            if value is not None and not 0 <= value <= _LARGEST_RATE:
+                raise ConfigError(f"{name} must be finite and at least 0, and not above {_LARGEST_RATE:g}: {value}")
         _ = self.save_interval
         _check_name(self.name)
         if not 0 <= self.dropout < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,8 @@ class Epoch:
             does not.
         cache_hits: Which share of the rows that training asked for was in the backend's cache, where it counts them.
         spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
+        classes: Into how many classes the test set was put; None for links, or where nothing was evaluated.
+        finite: Whether loss, scores and weights are.
     """
 
     trial: int
@@ -49,10 +52,23 @@ class Epoch:
     bytes_a_step: float | None = None
     cache_hits: float | None = None
     spent: dict[str, list[float]] | None = None
+    classes: int | None = None
+    finite: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name, as JSON can have them: None where a number is not finite."""
+        return {name: finite_or_none(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Epoch:
+        """Make an epoch of what :meth:`as_dict` gave."""
+        lost = {name: nan for name in ("loss", "train") if fields[name] is None}
+        return cls(**{**fields, **lost})
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return a value, or None in the place of a number that is not finite, which JSON has no word for."""
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 class EpochSoFar:

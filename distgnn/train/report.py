@@ -17,6 +17,7 @@ from distgnn.errors import ConfigError, DistGNNError, RunWriteError
 from distgnn.train import pictures
 from distgnn.train.checkpoint import latest_checkpoint
 from distgnn.train.checkpoint.together import together
+from distgnn.train.epoch import finite_or_none
 from distgnn.train.events import open_events, write_events
 from distgnn.train.files import Lines, replace_file
 from distgnn.train.lock import LOCK, FolderLock, check_unlocked
@@ -138,11 +139,11 @@ class RunFolder:
         if self._metrics is None:
             if not self._made:
                 self._describe()
-            lines = [json.dumps(one.as_dict()) for one in (*self._before, epoch)]
+            lines = [json.dumps(one.as_dict(), allow_nan=False) for one in (*self._before, epoch)]
             self._metrics = Lines(self.path / "metrics.jsonl", lines)
             new = [*self._before, epoch] if self._made else new
         else:
-            self._metrics.add(json.dumps(epoch.as_dict()))
+            self._metrics.add(json.dumps(epoch.as_dict(), allow_nan=False))
         self._is_empty = False
         if self._events is not None:
             for one in new:
@@ -171,23 +172,24 @@ class RunFolder:
             "dataset": dataset.name,
             "task": dataset.task,
             "selection": result.rule,
-            f"{test}_mean": result.mean,
-            f"{test}_std": result.std,
-            "test_scores": result.scores,
+            f"{test}_mean": finite_or_none(result.mean),
+            f"{test}_std": finite_or_none(result.std),
+            "test_scores": [finite_or_none(score) for score in result.scores],
             "epochs": result.epochs,
+            "test_classes": result.classes,
             "rows_per_second": result.rows_per_second,
             "peak_memory_mb": result.peak_memory_mb,
         }
         title = f"{dataset.name}: {self._config.model.upper()} on backend {self._config.backend}"
         facts = self._facts(result, dataset)
         files: dict[str, Callable[[], str | bytes]] = {
-            "result.json": lambda: json.dumps(summary, indent=2) + "\n",
+            "result.json": lambda: json.dumps(summary, indent=2, allow_nan=False) + "\n",
             "curve.png": lambda: pictures.draw_curve(result, title),
         }
         if self._config.report:
             files["report.html"] = lambda: make_page(result, title, facts, self._config)
         if self._metrics is None and not (self.path / "metrics.jsonl").exists():
-            lines = [json.dumps(epoch.as_dict()) + "\n" for epoch in self._before]
+            lines = [json.dumps(epoch.as_dict(), allow_nan=False) + "\n" for epoch in self._before]
             files = {"metrics.jsonl": lambda: "".join(lines), **files}
         self._is_empty = False
         failures = [error for name, content in files.items() if (error := self._failure(name, content))]

@@ -35,6 +35,7 @@ _FREE = {
     "epochs",
     "ip_config",
     "keep",
+    "keep_going",
     "name",
     "out",
     "rank",
@@ -236,7 +237,7 @@ def _done(config: TrainConfig, path: Path) -> tuple[int, list[list[Epoch]]]:
     try:
         notes: Any = read_manifest(path).notes
         saved, steps = dict(notes["config"]), int(notes["steps"])
-        history = [[Epoch(**epoch) for epoch in trial] for trial in notes["history"]]
+        history = [[Epoch.from_dict(epoch) for epoch in trial] for trial in notes["history"]]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointFormatError):
             raise

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import mean, median, pstdev
+from math import isfinite
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from distgnn.data.options import load_by_options
 from distgnn.distributed.cluster_file import join_ip_config
 from distgnn.distributed.launcher import launched, launched_size
 from distgnn.distributed.secret import FILE_VARIABLE
-from distgnn.errors import ConfigError
+from distgnn.errors import ConfigError, NonFiniteLossError
 from distgnn.progress import TellingProgress
 from distgnn.registry import use
 from distgnn.train.events import check_tensorboard
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from rich.progress import Progress
 
     from distgnn.data import LoadedDataset
@@ -59,6 +62,7 @@ class Result:
         scores: Over the test set, of each trial at that epoch, in [0, 1].
         epochs: The chosen epoch of each trial, from 1.
         history: Every epoch of each trial.
+        classes: Into how many classes the model put the test set at that epoch, None where links are predicted.
         peak_memory_mb: Largest resident memory of each rank's process, in MiB.
         folder: Where the run's files are.
         timeline: With ``report``, what each rank did in the last epoch; see :class:`~distgnn.train.timeline.Timeline`.
@@ -69,6 +73,7 @@ class Result:
     loss: str
     scores: list[float]
     epochs: list[int]
+    classes: list[int | None]
     history: list[list[Epoch]]
     peak_memory_mb: list[float]
     folder: Path
@@ -81,8 +86,8 @@ class Result:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the score over trials, 0 for one."""
-        return pstdev(self.scores)
+        """Standard deviation of the score over trials, 0 for one; NaN where a score is."""
+        return float(np.std(self.scores))
 
     @property
     def rows_per_second(self) -> float:
@@ -105,6 +110,7 @@ def train(
         DataError: The data set cannot be loaded.
         BackendError: The backend cannot be opened.
         CheckpointError: The checkpoint to go on from cannot be read, or one cannot be written.
+        NonFiniteLossError: A loss, a score or a weight is not finite, and ``keep_going`` is not asked for.
         TrainingStoppedError: The process was asked to end, and has saved.
         RunWriteError: A file of the run cannot be written.
     """
@@ -140,6 +146,8 @@ def train(
         result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
         if session.is_main:
             folder.finish(result, source.dataset, console, show)
+            for note in _notes(config, result, source.dataset.task):
+                _say(note)
     return result
 
 
@@ -174,11 +182,49 @@ def _run(
                 test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
+                if not epoch.finite and all(one.finite for one in history[-1][:-1]):
+                    text = _not_finite(config, history[-1], folder.path)
+                    if not config.keep_going:
+                        raise NonFiniteLossError(text)
+                    if source.session.is_main:
+                        _say(text)
                 checkpoints.after_epoch(trial, history)
         finally:
             trial.close()
     folder.open(before)
     return history
+
+
+def _not_finite(config: TrainConfig, trial: Sequence[Epoch], folder: Path) -> str:
+    last = trial[-1]
+    scores = [score for score in (last.train, last.val, last.test) if score is not None]
+    if not isfinite(last.loss):
+        what = f"the loss is {last.loss}"
+    else:
+        what = f"{'a weight' if all(map(isfinite, scores)) else 'a score'} is not finite"
+    before = f", after {trial[-2].loss:.4g} in the epoch before" if len(trial) > 1 else ""
+    goes_on = "training goes on, as keep_going asks" if config.keep_going else "keep_going trains on regardless"
+    return (
+        f"{what} in epoch {last.epoch}{before}: choose a smaller lr than {config.lr:g}, or norm='batch_norm', and look "
+        f"for features that are out of scale; all epochs so far are in {folder / 'metrics.jsonl'}; {goes_on}"
+    )
+
+
+def _notes(config: TrainConfig, result: Result, task: str) -> Iterator[str]:
+    """Yield what a reader of the result should know."""
+    alike = [score for score, classes in zip(result.scores, result.classes, strict=True) if classes == 1 and score < 1]
+    if alike:
+        where = "" if len(result.scores) == 1 else f" in {len(alike)} of {len(result.scores)} trials"
+        others = "norm='batch_norm', " if (config.norm or "none") == "none" and task != "graph" else ""
+        yield (
+            f"all {task}s of the test set were put into one class{where}, so the accuracy is the share of that class; "
+            f"try {others}another lr than {config.lr:g}, or more epochs"
+        )
+
+
+def _say(text: str) -> None:
+    """Print a line beside the result, which may be read by a program."""
+    print(f"note: {text}", file=sys.stderr)  # noqa: T201
 
 
 def _load(config: TrainConfig) -> LoadedDataset:
@@ -256,6 +302,11 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
     return kept, out
 
 
+def _finite(scores: Sequence[float | None] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores with -1 for those that are not finite or not there, so that none of them is the best."""
+    return np.nan_to_num(np.array(scores, dtype=np.float64), nan=-1.0)
+
+
 def _result(
     config: TrainConfig,
     task: TrainTask,
@@ -265,12 +316,12 @@ def _result(
     timeline: Sequence[Segments],
 ) -> Result:
     evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
-    tests = np.array([[epoch.test for epoch in trial] for trial in evaluated])
+    tests = np.array([[epoch.test for epoch in trial] for trial in evaluated], dtype=np.float64)
     if config.folds:
-        best = [int(tests.mean(axis=0).argmax())] * len(history)
+        best = [int(_finite(tests.mean(axis=0)).argmax())] * len(history)
         rule = BEST_MEAN_TEST
     else:
-        best = [int(np.argmax([epoch.val or 0.0 for epoch in trial])) for trial in evaluated]
+        best = [int(np.argmax(_finite([epoch.val for epoch in trial]))) for trial in evaluated]
         rule = BEST_VALIDATION
     return Result(
         rule=rule.format(measure=task.measure_name),
@@ -278,6 +329,7 @@ def _result(
         loss=task.loss_name,
         scores=[float(scores[place]) for scores, place in zip(tests, best, strict=True)],
         epochs=[trial[place].epoch for trial, place in zip(evaluated, best, strict=True)],
+        classes=[trial[place].classes for trial, place in zip(evaluated, best, strict=True)],
         history=history,
         peak_memory_mb=peak_memory_mb,
         folder=folder,

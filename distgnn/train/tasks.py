@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Measure(Protocol):
-    """How good scores are, collected part by part."""
+    """How good scores are, collected part by part. With one that is not finite, the measure is NaN."""
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Take in scores of this rank."""
@@ -26,6 +26,10 @@ class Measure(Protocol):
 
     def over_ranks(self, session: Session) -> float:
         """Return the measure of all ranks' scores, in [0, 1]; collective."""
+        ...
+
+    def classes(self, session: Session) -> int | None:
+        """Return into how many classes the targets were put, None where there are no classes; collective."""
         ...
 
     @property
@@ -110,16 +114,23 @@ class Accuracy:
 
     def __init__(self) -> None:
         self.rows = torch.zeros(1, 2, dtype=torch.float64)  # hits and targets
+        self._classes = torch.empty(0, dtype=torch.int64)
 
     def add(self, scores: Tensor, labels: Tensor) -> None:
         """Count hits."""
-        hits = int((scores.argmax(dim=-1) == labels).sum())
+        found = scores.argmax(dim=-1)
+        self._classes = torch.unique(torch.cat([self._classes, found]))
+        hits = int((found == labels).sum()) if scores.isfinite().all() else torch.nan
         self.rows = torch.cat([self.rows, torch.tensor([[hits, labels.numel()]])]).sum(dim=0, keepdim=True)
 
     def over_ranks(self, session: Session) -> float:
         """Return the share."""
         hits, targets = session.gather(self.rows).sum(dim=0).tolist()
         return float(hits / targets)
+
+    def classes(self, session: Session) -> int:
+        """Return how many classes have the best score of a target."""
+        return len(torch.unique(session.gather(self._classes)))
 
 
 class AreaUnderCurve:
@@ -137,7 +148,10 @@ class AreaUnderCurve:
         from sklearn.metrics import roc_auc_score  # noqa: PLC0415  # it takes as long as torch to import, for links alone
 
         scores, labels = session.gather(self.rows).t()
-        return float(roc_auc_score(labels.numpy(), scores.numpy()))
+        return float(roc_auc_score(labels.numpy(), scores.numpy())) if scores.isfinite().all() else torch.nan
+
+    def classes(self, session: Session) -> None:
+        """Return None: links have no classes."""
 
     @property
     def rows(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,8 +99,9 @@ class Trial:
             trained = time.perf_counter()
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
             with self._session.timeline.span("evaluation"):
-                held_out = self._evaluate() if is_evaluated else {}
+                held_out, classes = self._evaluate() if is_evaluated else ({}, None)
             self._schedule.step()
+            finite = self._is_finite(loss, train, *held_out.values())
             end = time.perf_counter()
             self._so_far.begin()
             yield Epoch(
@@ -114,6 +116,8 @@ class Trial:
                 end - self._begin,
                 *counts,
                 self._session.spent(),
+                classes,
+                finite,
             )
 
     def close(self) -> None:
@@ -154,10 +158,17 @@ class Trial:
         sent = backend.bytes_sent if isinstance(backend, SupportsTraffic) else 0
         return torch.tensor([sent, *(backend.cache_counts if isinstance(backend, SupportsCache) else (0, 0))])
 
+    def _is_finite(self, *numbers: float) -> bool:
+        """Tell whether the numbers are, and the model's weights on every rank; collective."""
+        weights = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
+        finite = all(map(isfinite, numbers)) and all(bool(tensor.isfinite().all()) for tensor in weights)
+        return self._session.max(float(not finite)) == 0
+
     @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> tuple[dict[str, float], int | None]:
         self.model.eval()
         measures: dict[str, Measure] = defaultdict(self._task.measure)
         for part, scores, labels in self._steps.evaluate(self.model, self._task):
             measures[part].add(scores, labels)
-        return {part: measure.over_ranks(self._session) for part, measure in measures.items()}
+        classes = measures["test"].classes(self._session)
+        return {part: measure.over_ranks(self._session) for part, measure in measures.items()}, classes
