@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from distgnn.nn.models.layerwise import LayerwiseModel
 
 
+IN_STORES = (
+    "rows of stores are no part of a graph of operations. Export a model of the same weights without the use_dist_ "
+    "flags, whose x is the sum of features and looked up rows; torch.compile takes the model as it is"
+)
+
+
 def check_model(
     model: LayerwiseModel,
     x: Tensor | None,
@@ -44,7 +50,7 @@ def check_model(
     """
     if x is None and model.node_features is None:
         raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
-    if x is not None and model.in_channels not in {-1, x.size(-1)}:
+    if x is not None and model.in_channels != -1 and x.size(-1) != model.in_channels:
         raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {model.in_channels}")
     if edge_weight is not None:
         raise GraphInputError(
@@ -76,6 +82,20 @@ def check_model(
 def is_explained(model: Module) -> bool:
     """Tell whether an explainer masks the messages of a model."""
     return any(isinstance(module, MessagePassing) and module.explain for module in model.modules())
+
+
+def check_not_exported(stored: str) -> None:
+    """Refuse to write down as a graph of operations what is read from a store at every call.
+
+    Args:
+        stored: What is in the store, and its name.
+
+    Raises:
+        GraphInputError: The model is exported or traced at the moment.
+    """
+    exports = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if exports or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise GraphInputError(f"{stored} cannot be exported, traced or scripted: {IN_STORES}")
 
 
 def check_batch_norm(model: Module, rows: Tensor) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.checks import IN_STORES, check_not_exported
 from distgnn.nn.stored import StoredEmbedding
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ class StoredFeatures(Module):
         if self.lin is not None:
             self.lin.reset_parameters()
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise GraphInputError(f"embedding store {self.embedding.name!r} cannot be scripted: {IN_STORES}")
+
     def forward(self, features: Tensor | None, ids: Tensor | None) -> Tensor:
         """Sum features and embeddings."""
         name = self.embedding.name
+        check_not_exported(f"embedding store {name!r}")
         if features is not None and (features.dim() < 2 or features.size(-1) != self.channels):
             raise GraphInputError(
                 f"embedding store {name!r}: features must have shape [N, {self.channels}] to be added to, "

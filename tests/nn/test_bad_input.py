@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch.nn import Linear, Module
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
 from torch_geometric.utils import to_torch_csr_tensor
 
 from distgnn import EmbeddingSizeError, GraphInputError, IdsError, SpecError, StoreError
@@ -201,3 +203,17 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 def test_modules_that_cannot_be_are_refused_when_they_are_made(make: Callable[[], Module], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+@pytest.mark.parametrize("layer", [DistributedGINConv, DistributedGINEConv])
+def test_an_argument_that_no_layer_has_is_answered_with_those_that_it_has(layer: Any) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{layer.__name__} has no argument 'use_embedding': did you mean use_dist_emb"
+    ):
+        layer(Linear(6, 2), use_embedding=True)
+
+
+def test_a_loader_is_no_graph_to_infer_over() -> None:
+    loader = DataLoader([Data(x=X, edge_index=EDGES)])
+    with pytest.raises(GraphInputError, match="not a DataLoader: pass a GraphStore and features in a store"):
+        MODULES["plain GIN"]().inference(loader)

@@ -11,6 +11,7 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.arguments import check_keywords
 from distgnn.nn.conv.masked import Masked
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.messages import sum_messages
@@ -70,6 +71,7 @@ class DistributedGINConv(Masked, GINConv):
         backend: Union[str, Backend, None] = None,
         **kwargs: Any,
     ) -> None:
+        check_keywords(type(self), kwargs)
         super().__init__(nn, eps, train_eps, **kwargs)
         self.in_channels = _in_channels(nn)
         self.node_features = None
@@ -180,6 +182,7 @@ class DistributedGINEConv(Masked, GINEConv):
         backend: Union[str, Backend, None] = None,
         **kwargs: Any,
     ) -> None:
+        check_keywords(type(self), kwargs)
         super().__init__(nn, eps, train_eps, edge_dim, **kwargs)
         self.in_channels = _in_channels(nn)
         self.node_features = None

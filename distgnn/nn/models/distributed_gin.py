@@ -18,7 +18,15 @@ from torch_geometric.utils import trim_to_layer
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import StoredAges
-from distgnn.nn.checks import check_batch_norm, check_edge_index, check_halo, check_model, is_explained
+from distgnn.nn.arguments import check_keywords, check_options, keywords_after_widths
+from distgnn.nn.checks import (
+    check_batch_norm,
+    check_edge_index,
+    check_halo,
+    check_model,
+    check_not_exported,
+    is_explained,
+)
 from distgnn.nn.conv.gin_conv_distributed import (
     DistributedGINConv,
     DistributedGINEConv,
@@ -27,7 +35,6 @@ from distgnn.nn.conv.gin_conv_distributed import (
 )
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Extended
-from distgnn.nn.models.arguments import check_keywords, check_options, keywords_after_widths
 from distgnn.nn.models.layerwise import LayerwiseModel
 from distgnn.nn.stored import StoredEmbedding, default_name
 
@@ -313,7 +320,9 @@ class DistributedGIN(LayerwiseModel):
         assert self.node_features is not None
         return self.node_features.embedding.num_embeddings if node_ids is None else node_ids.numel()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
     def _publish(self, layer: int, h: Tensor, node_ids: Tensor | None, halo: Halo | None) -> Tensor | Extended:
+        check_not_exported(f"the store of layer outputs {self.activations[layer].name!r}")
         if halo is not None and layer < self.num_layers - 1:
             extended: Extended = self.activations[layer].extend(h, halo)  # type: ignore[operator]
             return extended

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch.nn import Module
@@ -11,6 +11,7 @@ from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.conv import DistributedGINConv, DistributedGINEConv
 from distgnn.nn.halo import Extended
+from distgnn.protocols import GraphStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from distgnn.nn.ages import StoredAges
     from distgnn.nn.features import StoredFeatures
-    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
+    from distgnn.protocols import Backend, EmbeddingStore, TensorStore
 
 
 class LayerwiseModel(Module):
@@ -78,6 +79,11 @@ class LayerwiseModel(Module):
         """
         from distgnn.graph.inference import infer_by_layers  # noqa: PLC0415  # layers do without PyG's loaders
 
+        if not isinstance(graph, GraphStore):
+            raise GraphInputError(
+                f"inference goes through a stored graph, not a {type(graph).__name__}: pass a GraphStore and "
+                "features in a store (docs/how-to/infer-all-nodes.md); a loader's batches are given to the model itself"
+            )
         if refresh and not self.activations:
             raise GraphInputError("there are no layer outputs to refresh: make the model with use_dist_tensor=True")
         outputs = infer_by_layers(
@@ -93,6 +99,12 @@ class LayerwiseModel(Module):
         if refresh:
             self.ages.note_all_written()
         return outputs
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise GraphInputError(
+            f"{type(self).__name__} is no TorchScript: without stores torch.export and torch.compile take it, and "
+            "torch_geometric.nn.GIN, which torch.jit.script takes, loads the state_dict of a DistributedGIN"
+        )
 
     def input_rows(self, x: Tensor | None, node_ids: Tensor) -> Tensor:
         """Compute what the first layer is given for nodes ``[K]``, features and stored embeddings together."""
