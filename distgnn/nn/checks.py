@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distgnn.nn.models.layerwise import LayerwiseModel
 
 
+_IDS = {torch.int32, torch.int64}
 IN_STORES = (
     "rows of stores are no part of a graph of operations. Export a model of the same weights without the use_dist_ "
     "flags, whose x is the sum of features and looked up rows; torch.compile takes the model as it is"
@@ -50,8 +51,12 @@ def check_model(
     """
     if x is None and model.node_features is None:
         raise GraphInputError("x=None needs stored node embeddings: make the model with use_dist_embedding=True")
-    if x is not None and model.in_channels != -1 and x.size(-1) != model.in_channels:
-        raise GraphInputError(f"x has {x.size(-1)} features a node, the model was made for {model.in_channels}")
+    if isinstance(x, tuple):
+        raise GraphInputError(
+            "a model takes the features of one kind of nodes, x of shape [N, in_channels]; x=(x_src, x_dst) is for "
+            "layers: DistributedGINConv, DistributedGINEConv"
+        )
+    check_features(x, None if model.in_channels == -1 else model.in_channels, "model")
     if edge_weight is not None:
         raise GraphInputError(
             "the sums of GIN and GINE have no weights (PyG's GIN leaves edge_weight out in silence): give weights to "
@@ -82,6 +87,26 @@ def check_model(
 def is_explained(model: Module) -> bool:
     """Tell whether an explainer masks the messages of a model."""
     return any(isinstance(module, MessagePassing) and module.explain for module in model.modules())
+
+
+def check_features(x: object, channels: int | None, owner: str) -> None:
+    """See that features are a matrix of the width that somebody was made for.
+
+    Args:
+        x: Features of nodes, or None.
+        channels: The width, where it is known.
+        owner: What was made for it.
+
+    Raises:
+        GraphInputError: They are not.
+    """
+    if x is None:
+        return
+    if not isinstance(x, Tensor) or x.dim() < 2:
+        shape = f"shape {list(x.shape)}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
+        raise GraphInputError(f"x must be a tensor of shape [N, {channels or 'F'}], a row a node, not of {shape}")
+    if channels is not None and x.size(-1) != channels:
+        raise GraphInputError(f"x has {x.size(-1)} features a node, the {owner} was made for {channels}")
 
 
 def check_not_exported(stored: str) -> None:
@@ -129,7 +154,7 @@ def check_edge_index(edge_index: Adj, num_nodes: int | None) -> None:
         return
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
-    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype not in _IDS:
         raise GraphInputError(
             f"edge_index must be int64 of shape [2, E], not {edge_index.dtype} of {list(edge_index.shape)}"
         )

@@ -226,7 +226,8 @@ def is_matrix(x: Tensor | None) -> TypeGuard[Tensor]:
     """Tell whether these are plain rows of floating point numbers on a CPU, and not empty."""
     if x is None or type(x) not in {Tensor, Parameter}:
         return False
-    return x.dim() == 2 and x.numel() > 0 and x.dtype in _FLOATS and x.device.type == "cpu"
+    plain = x.layout == torch.strided and x.device.type == "cpu"
+    return plain and x.dim() == 2 and x.numel() > 0 and x.dtype in _FLOATS
 
 
 def _sums(conv: MessagePassing, message: Callable[..., Tensor]) -> bool:

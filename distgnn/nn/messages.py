@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from distgnn.nn.aggregate import neighbor_relu_sum, neighbor_sum
 from distgnn.nn.halo import Extended
 from distgnn.nn.layout import find_layout, find_split_layout, is_matrix
@@ -37,7 +39,7 @@ def sum_messages(
         where these are in the sums.
     """
     sources, destinations = x
-    taken = destinations is not None and not conv.eps.requires_grad
+    taken = destinations is not None and not conv.eps.requires_grad and _stays(sources, conv.eps)
     if isinstance(sources, Extended):
         taken = taken and destinations is sources.own
         sums = _sum_in_two(conv, message, sources, edge_index, edge_attr, taken=taken)
@@ -77,6 +79,12 @@ def _sum(
     if edge_attr is None:
         return neighbor_sum(x, layout, own, meanwhile)
     return neighbor_relu_sum(x, edge_attr, layout, own, meanwhile)
+
+
+def _stays(sources: Any, eps: Tensor) -> bool:
+    """Tell whether sums have the type of the rows, where PyG's are those of rows and weights together."""
+    rows = sources.own if isinstance(sources, Extended) else sources
+    return bool(torch.promote_types(rows.dtype, eps.dtype) == rows.dtype)
 
 
 def _times(conv: MessagePassing, *, taken: bool) -> float:

@@ -12,8 +12,10 @@ from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.arguments import check_keywords
+from distgnn.nn.checks import check_features
 from distgnn.nn.conv.masked import Masked
 from distgnn.nn.features import StoredFeatures
+from distgnn.nn.halo import Extended
 from distgnn.nn.messages import sum_messages
 from distgnn.nn.stored import default_name
 from distgnn.protocols import Backend
@@ -308,8 +310,8 @@ def _node_inputs(
     if x is None and features is None:
         raise GraphInputError("x=None needs stored node embeddings: make the layer with use_dist_embedding=True")
     sources = x[0] if isinstance(x, tuple) else x
-    if isinstance(sources, Tensor) and in_channels is not None and sources.size(-1) != in_channels:
-        raise GraphInputError(f"x has {sources.size(-1)} features a node, the layer was made for {in_channels}")
+    if not isinstance(sources, Extended):
+        check_features(sources, in_channels, "layer")
     if features is None:
         assert x is not None
     elif isinstance(x, tuple):
