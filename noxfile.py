@@ -1,7 +1,8 @@
 """The tests on each Python that is here, and the distribution as strangers get it.
 
-``nox`` runs everything; ``nox -s wheel`` builds the wheel and the source distribution, installs the wheel into a clean
-environment, and does there, far from the sources, what a first-time user does.
+``nox`` runs everything but the tests on the oldest and the newest versions of what is needed, ``nox -s floors newest``;
+``nox -s wheel`` builds the wheel and the source distribution, installs the wheel into a clean environment, and does
+there, far from the sources, what a first-time user does.
 """
 
 import shutil
@@ -32,6 +33,25 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", ".[dev]")
     for plugin in sorted(ROOT.glob("plugins/*/pyproject.toml")):
         session.install("--no-deps", "--no-build-isolation", "-e", str(plugin.parent))
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
+
+
+@nox.session(python="3.10", default=False)
+def floors(session: nox.Session) -> None:
+    """Run the tests on the oldest versions that pyproject.toml admits, by hand."""
+    some_versions(session, "-c", str(ROOT / "constraints-floors.txt"))
+
+
+@nox.session(python="3.13", default=False)
+def newest(session: nox.Session) -> None:
+    """Run the tests on the newest versions of everything, by hand."""
+    some_versions(session)
+
+
+def some_versions(session: nox.Session, *pins: str) -> None:
+    """Install what has wheels for them, and run the tests."""
+    session.install(*pins, "torch")
+    session.install(*pins, "-e", ".[metis,tensorboard,testing]", "pytest-timeout", "pytest-xdist", "import-linter")
     session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "worksteal"]))
 
 

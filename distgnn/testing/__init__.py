@@ -24,6 +24,8 @@ A backend of several processes is tested by running that file on several ranks, 
     def test_it_conforms_on_several_ranks(world_size):
         run_on_ranks("tests/test_mine.py", world_size)
 
+``LostRankTests`` has a file of its own, run in the same way: its last rank dies.
+
 ``python -m distgnn.testing mine --ranks 2`` does all of this for an installed backend, and writes a report.
 
 The fixture may have a wider scope where a backend takes long to start, except for ``BackendTests``, which closes it.
@@ -47,6 +49,7 @@ pytest.register_assert_rewrite(
             "embedding_store",
             "embedding_updates",
             "graph_store",
+            "lost_ranks",
             "oracles",
             "state_machines",
             "suite",
@@ -58,7 +61,15 @@ pytest.register_assert_rewrite(
 from distgnn.testing.backend import BackendTests  # noqa: E402  # after its asserts are to be rewritten
 from distgnn.testing.embedding_store import EmbeddingStoreTests  # noqa: E402
 from distgnn.testing.graph_store import GraphStoreTests  # noqa: E402
+from distgnn.testing.lost_ranks import LostRankTests  # noqa: E402
 from distgnn.testing.ranks import run_on_ranks  # noqa: E402
 from distgnn.testing.tensor_store import TensorStoreTests  # noqa: E402
 
-__all__ = ["BackendTests", "EmbeddingStoreTests", "GraphStoreTests", "TensorStoreTests", "run_on_ranks"]
+__all__ = [
+    "BackendTests",
+    "EmbeddingStoreTests",
+    "GraphStoreTests",
+    "LostRankTests",
+    "TensorStoreTests",
+    "run_on_ranks",
+]

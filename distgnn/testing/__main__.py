@@ -71,6 +71,8 @@ def as_text(report: Report) -> str:
     for sentence, count in cases.items():
         more = f", in {count} cases, of which this is the first" if count > 1 else ""
         lines += ["", f"FAILED  {sentence}{more}", f"        {first[sentence].test}", *_indented(first[sentence])]
+    if len(cases) > 1:
+        lines += ["", "begin with the first: one fault fails many tests"]
     skipped = Counter(each.message for each in report.having("skipped"))
     for reason, count in skipped.items():
         sentences = {each.sentence: None for each in report.having("skipped") if each.message == reason}

@@ -12,7 +12,7 @@ import torch
 import distgnn
 from distgnn.errors import NameConflictError, RowsError, SpecError, StoreClosedError
 from distgnn.optim.rules import SGD
-from distgnn.protocols import SupportsTraffic
+from distgnn.protocols import SupportsRanks, SupportsTraffic
 from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.testing.suite import BackendFixture
 
@@ -27,6 +27,11 @@ OPEN: dict[str, Callable[[Backend, str, Tensor], EmbeddingStore | TensorStore | 
     "embedding": lambda backend, name, _: backend.open_embedding(EmbeddingSpec(name, 7, 3)),
     "tensor": lambda backend, name, _: backend.open_tensor(TensorSpec(name, (7, 3))),
     "graph": lambda backend, name, edge_index: backend.open_graph(GraphSpec(name, 7, 4), edge_index),
+}
+OPEN_OTHER: dict[str, Callable[[Backend, str, Tensor], EmbeddingStore | TensorStore | GraphStore]] = {
+    "embedding": lambda backend, name, _: backend.open_embedding(EmbeddingSpec(name, 7, 4)),
+    "tensor": lambda backend, name, _: backend.open_tensor(TensorSpec(name, (7, 4))),
+    "graph": lambda backend, name, edge_index: backend.open_graph(GraphSpec(name, 8, 4), edge_index),
 }
 READ = {"embedding": "lookup", "tensor": "read", "graph": "in_neighbors"}
 OTHER_EMBEDDINGS: dict[str, Callable[[EmbeddingSpec], EmbeddingSpec]] = {
@@ -70,6 +75,23 @@ class BackendTests(BackendFixture):
 
     def test_its_name_is_one_that_it_is_found_by(self, backend: Backend) -> None:
         assert backend.name in {info.name for info in distgnn.list_backends()}
+
+    def test_its_ranks_are_those_that_were_started(self, backend: Backend) -> None:
+        if not isinstance(backend, SupportsRanks):
+            pytest.skip("the backend has no rank and world_size")
+        assert (backend.rank, backend.world_size) == (self.rank, self.world_size)
+
+    @pytest.mark.parametrize("kind", OPEN)
+    def test_ranks_that_open_other_specs_are_a_conflict_on_every_rank(
+        self, backend: Backend, store_name: str, edge_index: Tensor, kind: str
+    ) -> None:
+        if self.world_size == 1:
+            pytest.skip("a rank that is alone agrees with itself")
+        with pytest.raises(NameConflictError, match=store_name):
+            (OPEN_OTHER if self.rank == self.world_size - 1 else OPEN)[kind](backend, store_name, edge_index)
+        store = OPEN[kind](backend, store_name, edge_index)
+        getattr(store, READ[kind])(self.ids(1))
+        store.close()
 
     def test_its_stores_are_stores(self, backend: Backend, store_name: str, edge_index: Tensor) -> None:
         kinds = {"embedding": distgnn.EmbeddingStore, "tensor": distgnn.TensorStore, "graph": distgnn.GraphStore}

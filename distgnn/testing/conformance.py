@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from contextlib import closing, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import torch
 
 import distgnn
+from distgnn.errors import BackendError
+from distgnn.protocols import SupportsRanks
 from distgnn.specs import EmbeddingSpec, TensorSpec
 from distgnn.testing.embedding_updates import FLOATS
 from distgnn.testing.ranks import run_on_ranks
@@ -27,6 +30,20 @@ if TYPE_CHECKING:
     from distgnn.registry import Use
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_IT = """
+import pytest
+import torch
+
+import distgnn
+
+class It:
+    device = torch.device({device!r})
+
+    @pytest.fixture
+    def backend(self):
+        with distgnn.use({name!r}, **{options!r}) as backend:
+            yield backend
+"""
 _FILES = {
     "pytest.ini": """
 [pytest]
@@ -38,25 +55,20 @@ from distgnn.testing.conformance import Recorder
 def pytest_configure(config):
     config.pluginmanager.register(Recorder({folder!r}))
 """,
-    "test_it.py": """
-import pytest
-import torch
-
-import distgnn
+    "test_it.py": _IT
+    + """
 from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
-
-class It:
-    device = torch.device({device!r})
-
-    @pytest.fixture
-    def backend(self):
-        with distgnn.use({name!r}, **{options!r}) as backend:
-            yield backend
 
 class TestBackend(It, BackendTests): ...
 class TestEmbeddings(It, EmbeddingStoreTests): ...
 class TestTensors(It, TensorStoreTests): ...
 class TestGraphs(It, GraphStoreTests): ...
+""",
+    "test_lost.py": _IT
+    + """
+from distgnn.testing import LostRankTests
+
+class TestRanks(It, LostRankTests): ...
 """,
 }
 
@@ -138,11 +150,18 @@ class Recorder:
         """Count the tests."""
         self._write(collected=len(session.items))
 
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Count no tests as none, which a file has where ``-k`` matches others alone."""
+        if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write down what is no mere preparation."""
         if report.when == "call" or not report.passed:
             message = "" if report.passed else _message(report.longrepr)
-            self._write(test=report.nodeid.partition("::")[2], outcome=report.outcome, message=message)
+            self._write(
+                test=report.nodeid.partition("::")[2], outcome=report.outcome, message=message, time=time.time()
+            )
 
 
 def _message(found: Any) -> str:
@@ -174,6 +193,11 @@ def check(
     """
     options = dict(options or {})
     with _opened(name, options) as backend:
+        if ranks > 1 and not isinstance(backend, SupportsRanks):
+            raise BackendError(
+                f"backend {name!r} has no rank and world_size (distgnn.SupportsRanks): each of {ranks} processes would "
+                "be a world of its own; test it on one rank"
+            )
         can = capabilities(backend)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -204,22 +228,32 @@ def _run(folder: Path, ranks: int, timeout: float) -> str:
             pytest.main(["-q", "--tb=no", "--no-header", "--no-summary", f"--rootdir={folder.parent}", str(folder)])
         return ""
     try:
-        run_on_ranks(folder / "test_it.py", ranks, timeout=timeout)
+        for file in ("test_it.py", "test_lost.py"):
+            run_on_ranks(folder / file, ranks, timeout=timeout)
     except pytest.fail.Exception as failure:
         return str(failure)
     return ""
 
 
 def _read(folder: Path) -> tuple[int, list[Outcome]]:
-    """Put together what the ranks wrote: a test has failed where it failed on one of them."""
-    collected, found = 0, dict[str, Outcome]()
-    for file in sorted(folder.glob("*.jsonl")):
-        for line in map(json.loads, file.read_text().splitlines()):
-            if "collected" in line:
-                collected = line["collected"]
-            elif line["test"] not in found or (line["outcome"], found[line["test"]].outcome) == ("failed", "passed"):
-                found[line["test"]] = Outcome(**line)
-    return collected, list(found.values())
+    """Put together what the ranks wrote: a test has failed where it failed on one of them, the first in time first."""
+    lines: list[dict[str, Any]] = []
+    for file in folder.glob("*.jsonl"):
+        lines += [{**json.loads(line), "rank": file.stem} for line in file.read_text().splitlines()]
+    collected = sum(line["collected"] for line in lines if "collected" in line and line["rank"] == "0")
+    ends: dict[str, list[dict[str, Any]]] = {}
+    for line in sorted((line for line in lines if "test" in line), key=lambda line: float(line["time"])):
+        ends.setdefault(line["test"], []).append(line)
+    several = len({line["rank"] for line in lines}) > 1
+    return collected, [_outcome(test, of_ranks, several=several) for test, of_ranks in ends.items()]
+
+
+def _outcome(test: str, ends: list[dict[str, Any]], *, several: bool) -> Outcome:
+    failed = [end for end in ends if end["outcome"] == "failed"]
+    if not failed:
+        return Outcome(test, ends[0]["outcome"], ends[0]["message"])
+    told = [f"rank {end['rank']}: {end['message']}" if several else end["message"] for end in failed]
+    return Outcome(test, "failed", "\n".join(told))
 
 
 def capabilities(backend: Backend) -> dict[str, str]:

@@ -32,7 +32,7 @@ def run_on_ranks(path: str | Path | Sequence[str | Path], world_size: int, *, ti
         timeout: Seconds after which the run is ended and has failed.
 
     Raises:
-        pytest.fail.Exception: A rank failed; the text is the end of what it printed.
+        pytest.fail.Exception: A rank failed; the text has the end of what each that failed has printed.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -45,9 +45,10 @@ def run_on_ranks(path: str | Path | Sequence[str | Path], world_size: int, *, ti
             stack.enter_context(_started(command, output, _environment(rank, world_size, port)))
             for rank, output in enumerate(outputs)
         ]
-        deadline = time.monotonic() + timeout
+        deadline, failed = time.monotonic() + timeout, list[int]()
         while time.monotonic() < deadline:
             codes = [process.poll() for process in ranks]
+            failed += [rank for rank, code in enumerate(codes) if code and rank not in failed]
             if all(code is not None for code in codes):
                 break
             if any(codes):
@@ -55,11 +56,16 @@ def run_on_ranks(path: str | Path | Sequence[str | Path], world_size: int, *, ti
             time.sleep(0.05)
         codes = [process.poll() for process in ranks]
         if any(codes) or None in codes:
-            worst = next((rank for rank, code in enumerate(codes) if code), codes.index(None) if None in codes else 0)
-            outputs[worst].seek(0)
             ends = ", ".join("no end" if code is None else str(code) for code in codes)
-            shown = outputs[worst].read()[-6000:]
-            pytest.fail(f"{world_size} ranks ended with {ends}; rank {worst} printed:\n{shown}", pytrace=False)
+            # One that fails early leaves the others in calls that it does not answer: those fail, or do not end.
+            told = [*failed, *(rank for rank, code in enumerate(codes) if code is None)]
+            shown = "".join(f"\nrank {rank} printed:\n{_end_of(outputs[rank])}" for rank in told)
+            pytest.fail(f"{world_size} ranks ended with {ends}, the first in time first:{shown}", pytrace=False)
+
+
+def _end_of(output: IO[str]) -> str:
+    output.seek(0)
+    return output.read()[-6000:]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # PyG calls torch.jit.script when it is imported
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # PyG calls it when it is imported
     import torch_geometric  # noqa: F401
 
 SHARED_DATA = Path(os.environ.get("DISTGNN_DATA") or Path(__file__).parents[2].parent / "shared" / "data")

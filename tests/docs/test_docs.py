@@ -34,7 +34,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # PyG calls torch.jit.script when it is imported
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # PyG calls it when it is imported
     import torch_geometric  # noqa: F401
 
 import distgnn
@@ -57,7 +57,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ("distgnn", "distgnn.nn", "distgnn.optim", "distgnn.graph", "distgnn.data", "distgnn.testing")
 NEEDS_DGL = "<!-- needs dgl -->"
 RUNS = "<!-- runs in the tests, with 2 epochs -->"
-WARNINGS = ("-Werror", "-Wignore:`torch.jit.script` is deprecated:DeprecationWarning")  # the latter is PyG's
+JIT = "-Wignore:`torch.jit.script` is deprecated"  # PyG uses it, and torch says so by the one category or the other
+WARNINGS = ("-Werror", f"{JIT}:DeprecationWarning", f"{JIT}:FutureWarning")
 COMMANDS: Any = typer.main.get_command(app)
 
 

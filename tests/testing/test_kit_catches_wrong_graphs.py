@@ -70,6 +70,18 @@ class SamplesDependOnThePlaceInTheCall(MemoryGraphStore):
         )
 
 
+class NodesOfOneDegreeDrawAlike(MemoryGraphStore):
+    def in_neighbors(self, nodes: Tensor, fanout: int = -1, *, seed: int = 0) -> InEdges:
+        if fanout < 0 or not nodes.numel():
+            return super().in_neighbors(nodes, fanout, seed=seed)
+        answers = []
+        for node in nodes.split(1):
+            every = super().in_neighbors(node)
+            drawn = torch.randperm(every.edge_ids.numel(), generator=torch.Generator().manual_seed(seed))
+            answers.append(InEdges(*(part[drawn[:fanout].sort().values] for part in every)))
+        return join(answers)
+
+
 class SamplesDependOnTheCallsBefore(MemoryGraphStore):
     calls = 0
 
@@ -184,6 +196,7 @@ CAUGHT_BY = {
     SamplesAreDrawnWithReplacement: "test_a_sample_has_at_most_fanout_different_edges_of_each_node",
     SamplesDependOnTheCall: "test_a_sample_depends_on_the_seed_and_the_node_alone",
     SamplesDependOnThePlaceInTheCall: "test_a_sample_depends_on_the_seed_and_the_node_alone",
+    NodesOfOneDegreeDrawAlike: "test_nodes_of_one_degree_draw_differently",
     SamplesDependOnTheCallsBefore: "test_a_sample_depends_on_the_seed_and_the_node_alone",
     SeedIsIgnored: "test_samples_are_uniform_and_those_of_different_seeds_independent",
     NeighboringSeedsAreTheSame: "test_samples_are_uniform_and_those_of_different_seeds_independent",
