@@ -70,7 +70,6 @@ class Job:
             "WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
-            "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
             MARK: self._mark,

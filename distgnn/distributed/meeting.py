@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import json
 import os
 import socket
 import time
@@ -19,13 +20,24 @@ from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: i
 from torch.distributed.rendezvous import rendezvous
 from torch.torch_version import TorchVersion
 
-from distgnn.distributed.addresses import facing, interface_of, is_loopback, resolved
+from distgnn._version import __version__
+from distgnn.distributed.addresses import (
+    LOOPBACK,
+    facing,
+    interface_of,
+    is_loopback,
+    name_of_host,
+    outward_address,
+    resolved,
+)
+from distgnn.distributed.agreement import check_agreement
+from distgnn.distributed.door import is_offered, shared_secret
 from distgnn.distributed.launcher import launched
-from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE, job_secret, sign
-from distgnn.errors import PeerLostError, SecretError
+from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE, is_signed, job_secret, sign
+from distgnn.errors import ConfigError, PeerLostError, SecretError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch.distributed import Store  # type: ignore[attr-defined]  # it is there
 
@@ -46,33 +58,78 @@ class Job(NamedTuple):
         rank: This process's rank.
         size: The world size.
         store: Where they leave word for each other; None for a rank that is alone. It outlives process groups.
-        key: What they have in common; where the job has a secret, nobody else can know it.
+        key: What they have in common; where it is private, nobody else can know it.
+        is_private: Whether they have a secret, their own or one that they made themselves.
+        hosts: What ranks of one host have in common, of each; see :func:`~distgnn.distributed.addresses.name_of_host`.
+        addresses: Where each says that others reach it.
     """
 
     rank: int
     size: int
     store: PrefixStore | None
     key: bytes
+    is_private: bool = False
+    hosts: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def is_on_one_host(self) -> bool:
+        """Whether all ranks reach each other by the loopback address."""
+        return len(set(self.hosts)) == 1
+
+    @property
+    def address(self) -> str:
+        """This rank's address for the others."""
+        if self.is_on_one_host or not self.addresses:
+            return LOOPBACK
+        own = self.addresses[self.rank]
+        others = [one for one in self.addresses if not is_loopback(one)]
+        # The host of MASTER_ADDR may know that name as a loopback address.
+        return facing(others[0]) if is_loopback(own) and others else own
 
 
-def join_job(timeout: float) -> Job:
+def join_job(timeout: float, **facts: str) -> Job:
     """Meet the other ranks, as a launcher's environment variables or the default process group tell; or be alone.
 
+    ``GLOO_SOCKET_IFNAME`` is set to the interface between the ranks where it is not set yet: gloo would listen at
+    whatever address the host's name leads to.
+
+    Args:
+        timeout: Seconds to wait for the others.
+        **facts: What must be the same on every rank, beside versions and ``DISTGNN_DEBUG``.
+
     Raises:
+        ConfigError: Ranks differ; the text names the first difference, its values and ranks.
         PeerLostError: Not all ranks came.
         SecretError: The job has another secret than this process.
     """
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
+        local = _is_known_to_be_local(size)
         store = distributed_c10d._get_default_store()  # noqa: SLF001  # it has no public name
     else:
         launch = launched()
-        rank, size = (0, 1) if launch is None else (launch.rank, launch.world_size)
+        rank, size, local = (0, 1, True) if launch is None else (launch.rank, launch.world_size, launch.local)
         if launch is not None:
             store = find_job(launch, timeout)
     if size == 1:
         return Job(0, 1, None, b"")
-    return Job(rank, size, *meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout))
+    met = meet(PrefixStore(f"distgnn/{next(_joined)}", store), rank, size, timeout, facts, local=local)
+    hosts, addresses = zip(*((said.host, said.address) for said in met.ranks), strict=True)
+    job = Job(rank, size, met.store, met.key, met.is_private, hosts, addresses)
+    interface = interface_of(job.address)
+    if interface is not None and not os.environ.get("GLOO_SOCKET_IFNAME"):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    return job
+
+
+def _is_known_to_be_local(size: int) -> bool:
+    """Tell whether a launcher says that the job which ``init_process_group`` joined is on this host."""
+    try:
+        launch = launched()
+    except ConfigError:
+        return False  # that call was told otherwise how to join
+    return launch is not None and launch.world_size == size and launch.local
 
 
 def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T], look: Callable[[], None] | None = None) -> _T:
@@ -134,7 +191,7 @@ def find_job(launch: Launch, timeout: float) -> Store:
     except (OSError, RuntimeError, TimeoutError) as error:
         raise PeerLostError(
             f"rank {launch.rank} of {launch.world_size} found no job at {host}:{port}, its MASTER_ADDR:MASTER_PORT, in "
-            f"{timeout:g} s: start rank 0, or torchrun, on that machine, with a port that is free and open there "
+            f"{timeout:g} s: start rank 0, or torchrun, on that machine, once, with a port that is free and open there "
             f"({first_line(error)})"
         ) from error
 
@@ -165,50 +222,104 @@ def listening(host: str, port: int, *, local: bool) -> socket.socket:
     return socket.create_server((address, port), family=family)
 
 
-def meet(store: Store, rank: int, size: int, timeout: float) -> tuple[PrefixStore, bytes]:
-    """Wait until every rank has come; return a part of the store that is theirs alone, and a key that they share.
+class Said(NamedTuple):
+    """What a rank says of itself when it comes.
+
+    Args:
+        name: A name that it made up.
+        host: The name of its host.
+        address: Where others reach it.
+        facts: What must be the same on every rank.
+    """
+
+    name: str
+    host: str
+    address: str
+    facts: dict[str, str]
+
+
+class Meeting(NamedTuple):
+    """The ranks that came.
+
+    Args:
+        store: A part of the job's store that is theirs alone.
+        key: A key that they share.
+        is_private: Whether nobody else can know it.
+        ranks: What each said.
+    """
+
+    store: PrefixStore
+    key: bytes
+    is_private: bool
+    ranks: list[Said]
+
+
+def meet(
+    store: Store, rank: int, size: int, timeout: float, facts: Mapping[str, str] | None = None, *, local: bool = False
+) -> Meeting:
+    """Wait until every rank has come.
 
     The store of torchrun remembers what earlier attempts of a restarted job wrote there. So rank 0 opens a meeting of a
     new name and lists in it who has come: this process is not on the list of an earlier one.
 
     The store takes words from anybody. Where the job has a secret, rank 0 lists only who signs the meeting's new name
-    with it, and signs the list, on which every rank finds the new name that it made for itself.
+    with it, and signs the list, on which every rank finds the new name that it made for itself. Where all ranks are
+    known to be on one host and have none, rank 0 makes one, see :mod:`distgnn.distributed.door`.
+
+    Args:
+        store: Where they leave word for each other.
+        rank: This process's rank.
+        size: How many there are.
+        timeout: Seconds to wait.
+        facts: What must be the same on every rank, beside versions and ``DISTGNN_DEBUG``.
+        local: Whether all of them are known to run on this host.
 
     Raises:
+        ConfigError: Ranks differ, or one was started twice.
         PeerLostError: A rank has not come in time.
         SecretError: The job has another secret than this process.
     """
-    secret = job_secret()
+    given = job_secret()
     me = uuid.uuid4().hex
+    own = Said(me, name_of_host(), outward_address(os.environ.get("MASTER_ADDR", LOOPBACK)), _facts(size, facts or {}))
+    text = json.dumps(own)
     deadline = time.monotonic() + timeout
-    came = ["-"]
+    came: list[Said | str] = ["-"]
 
-    def look() -> tuple[PrefixStore, bytes] | None:
+    def look(secret: bytes) -> Meeting | None:
         if rank == 0:
             store.set("meeting", me)
         while time.monotonic() < deadline:
             name = store.get("meeting").decode()
             meeting = PrefixStore(name, store)
-            meeting.set(str(rank), f"{me} {sign(secret, name, rank, me).hex()}")
+            meeting.set(str(rank), f"{sign(secret, name, rank, text).hex()} {text}")
             if rank == 0:
-                names = " ".join(_came(meeting, name, secret, one) for one in range(size))
-                meeting.set("came", f"{names} {sign(secret, name, 'came', names).hex()}")
-            names, _, signature = meeting.get("came").decode(errors="replace").rpartition(" ")
-            if signature != sign(secret, name, "came", names).hex():
-                raise _not_admitted(rank, size, secret, signature == sign(b"", name, "came", names).hex())
-            came[:] = names.split()
-            if me in came and not {"-", "?"} & set(came):
-                return meeting, sign(secret, name, "key")
+                listed_now = json.dumps([_came(meeting, name, secret, one) for one in range(size)])
+                meeting.set("came", f"{sign(secret, name, 'came', listed_now).hex()} {listed_now}")
+            signature, _, everybody = meeting.get("came").decode(errors="replace").partition(" ")
+            if not is_signed(signature, secret, name, "came", everybody):
+                raise _not_admitted(
+                    rank, size, given, is_signed(signature, b"", name, "came", everybody) or is_offered(store)
+                )
+            came[:] = [Said(*one) if isinstance(one, list) else one for one in json.loads(everybody)]
+            _check_agreement(meeting, rank, own, came)
+            if _is_there(own, rank, came) and not {"-", "?"} & {one for one in came if isinstance(one, str)}:
+                ranks = [one for one in came if isinstance(one, Said)]
+                return Meeting(meeting, sign(secret, name, "key"), bool(secret), ranks)
             time.sleep(0.01)
         return None
 
+    def join() -> Meeting | None:
+        with shared_secret(store, rank, given, deadline, local=local) as secret:
+            return look(secret)
+
     try:
-        found = within(timeout + 1, look)
+        found = within(timeout + 1, join)
     except (RuntimeError, TimeoutError):
         found = None  # rank 0, or its launcher, is gone with the store
     if found is None:
-        missing = [one for one, name in enumerate(came) if name in {"-", "?"}] or [0]
-        strangers = [one for one, name in enumerate(came) if name == "?"]
+        missing = [one for one, said in enumerate(came) if isinstance(said, str)] or [0]
+        strangers = [one for one, said in enumerate(came) if said == "?"]
         raise PeerLostError(
             f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "
             f"{listed(missing)}: start {size} processes, or give them more time with timeout=..."
@@ -217,18 +328,59 @@ def meet(store: Store, rank: int, size: int, timeout: float) -> tuple[PrefixStor
     return found
 
 
-def _came(meeting: PrefixStore, name: str, secret: bytes, rank: int) -> str:
-    """Return the name that a rank made for itself, ``-`` where it has not come, ``?`` where its signature is wrong."""
+def _facts(size: int, facts: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "WORLD_SIZE": str(size),
+        **facts,
+        "distgnn's version": __version__,
+        "torch's version": torch.__version__.partition("+")[0],
+        "DISTGNN_DEBUG": os.environ.get("DISTGNN_DEBUG") or "not set",
+    }
+
+
+def _came(meeting: PrefixStore, name: str, secret: bytes, rank: int) -> Said | str:
+    """Return what a rank says, ``-`` where it has not come, ``?`` where its signature is wrong."""
     if not meeting.check([str(rank)]):
         return "-"
-    said, _, signature = meeting.get(str(rank)).decode(errors="replace").partition(" ")
-    return said if signature == sign(secret, name, rank, said).hex() else "?"
+    signature, _, text = meeting.get(str(rank)).decode(errors="replace").partition(" ")
+    if not is_signed(signature, secret, name, rank, text):
+        return "?"
+    try:
+        return Said(*json.loads(text))
+    except (TypeError, ValueError):
+        return "?"  # of another version, or a stranger where there is no secret
 
 
-def _not_admitted(rank: int, size: int, secret: bytes, open_to_all: bool) -> SecretError:
+def _check_agreement(meeting: PrefixStore, rank: int, own: Said, came: Sequence[Said | str]) -> None:
+    """Compare what those say who have come; who finds a difference lets the others find it too."""
+    said = {number: one.facts for number, one in enumerate(came) if isinstance(one, Said)}
+    try:
+        check_agreement({**said, rank: own.facts})
+    except ConfigError:
+        meeting.set(f"read/{rank}", "yes")
+        deadline = time.monotonic() + _LAST_SECONDS
+        while rank == 0 and time.monotonic() < deadline and not meeting.check([f"read/{one}" for one in said if one]):
+            time.sleep(0.01)
+        raise
+
+
+def _is_there(own: Said, rank: int, came: Sequence[Said | str]) -> bool:
+    """Tell whether this process is on the list; the store of torchrun may show that of an earlier attempt."""
+    there = came[rank] if rank < len(came) else "-"
+    if isinstance(there, str) or there.name == own.name:
+        return not isinstance(there, str)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and "-" not in came:
+        raise ConfigError(
+            f"rank {rank} was started twice: another process came as rank {rank} before this one; give every process a "
+            "RANK of its own"
+        )
+    return False
+
+
+def _not_admitted(rank: int, size: int, secret: bytes, theirs: str) -> SecretError:
     return SecretError(
         f"rank {rank} is not admitted to the job of {size} ranks: it has {'a' if secret else 'no'} secret, and rank 0 "
-        f"has {'none' if open_to_all else 'another'}; start every rank with the same {VARIABLE} or {FILE_VARIABLE}"
+        f"has {theirs}; start every rank with the same {VARIABLE} or {FILE_VARIABLE}"
     )
 
 

@@ -92,7 +92,7 @@ def test_nothing_in_the_store_tells_the_secret_or_the_key(monkeypatch: pytest.Mo
     monkeypatch.setenv("DISTGNN_SECRET", SECRET)
     store = HashStore()
     with ThreadPoolExecutor() as ranks:
-        keys = [key for _, key in ranks.map(lambda rank: meet(store, rank, 2, 10.0), (0, 1))]
+        keys = [met.key for met in ranks.map(lambda rank: meet(store, rank, 2, 10.0), (0, 1))]
     name = store.get("meeting").decode()
     said = b" ".join(PrefixStore(name, store).get(key) for key in ("0", "1", "came"))
     assert keys[0].hex().encode() not in said

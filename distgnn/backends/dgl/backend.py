@@ -102,7 +102,7 @@ class DGLBackend(OpenStores):
 def _joined(timeout: float, port: int) -> Engine:
     """Return this process's engine, starting it for its first backend."""
     if not _engine:
-        job = join_job(timeout)
+        job = join_job(timeout, backend="dgl")
         if job.store is None:
             _engine.append(Alone())
         else:

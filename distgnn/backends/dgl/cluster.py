@@ -16,7 +16,15 @@ from distgnn.backends.dgl.client import Client
 from distgnn.backends.dgl.engine import Engine
 from distgnn.backends.dgl.launch import start_servers
 from distgnn.backends.dgl.sockets import Connections, end_without_destructors, free_port, is_listening
-from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
+from distgnn.backends.dgl.wire import (
+    QUEUE_BYTES,
+    BadSignatureError,
+    Call,
+    CodeRefusedError,
+    Reply,
+    ip_config,
+    open_wire,
+)
 from distgnn.distributed.meeting import first_line, listed, within
 from distgnn.errors import PeerLostError
 
@@ -57,8 +65,7 @@ class Cluster(Engine):
         parts = len(self._servers.addresses)
         super().__init__(job.rank, job.size, self._servers.part, parts, self._servers.name)
         self.first_of_part = self._servers.own is not None
-        address = self._servers.addresses[self.part].partition(":")[0]
-        self._own = f"{address}:{free_port(address)}"
+        self._own = f"{job.address}:{free_port(job.address)}"
         open_wire(self._servers.secret)
         try:
             within(timeout, lambda: self._connect(timeout), peers.look)
@@ -161,7 +168,7 @@ class Cluster(Engine):
         return replies
 
     def _receive(self, seconds: float) -> Reply | None:
-        with suppress(BadSignatureError):
+        with suppress(BadSignatureError, CodeRefusedError):
             reply = rpc.recv_response(int(seconds * 1000))
             return reply if isinstance(reply, Reply) else None
         return None

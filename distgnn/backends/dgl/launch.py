@@ -1,8 +1,8 @@
 """One server a host, started by the first rank there: no file, no ssh, nothing to configure.
 
-Ranks tell each other through the job's store on which host they are. A server listens on the loopback address when all
-ranks are on one host, and else on the address that faces the others: that of the interface ``GLOO_SOCKET_IFNAME`` if
-it is set, as for gloo, or the one from which ``MASTER_ADDR`` is reached.
+Ranks tell each other through the job's store whose memory they share: those have one server. It listens on the loopback
+address when all ranks reach each other by it, and else on the address that faces the others: that of the interface
+``GLOO_SOCKET_IFNAME`` if it is set, as for gloo, or the one from which ``MASTER_ADDR`` is reached.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import psutil
 
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
 from distgnn.backends.dgl.sockets import free_port, is_listening
@@ -28,11 +24,10 @@ from distgnn.distributed.meeting import within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from distgnn.distributed.meeting import Job
 
-LOOPBACK = "127.0.0.1"
 _REFUSED = "refused: "
 # Importing takes seconds, in which a server that its starter has left would look at nothing: Linux ends it.
 _SERVE = """
@@ -53,6 +48,7 @@ class ServerConfig:
         world_size: Number of ranks.
         job: A name that no other job has.
         secret: What messages are signed with, in hexadecimal.
+        is_private: Whether strangers cannot know it.
         timeout: Seconds to wait for the ranks at the start.
         threads: For updates.
     """
@@ -62,6 +58,7 @@ class ServerConfig:
     world_size: int
     job: str
     secret: str
+    is_private: bool
     timeout: float
     threads: int
 
@@ -129,16 +126,15 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
 
     if job.rank == 0:
         store.set("name", secrets.token_hex(8))
-    store.set(f"host/{job.rank}", json.dumps([_host(), _own_address()]))
-    told = [json.loads(get(f"host/{rank}", rank)) for rank in range(job.size)]
-    hosts = [host for host, _ in told]
+    store.set(f"memory/{job.rank}", _name_of_memory())
+    hosts = [get(f"memory/{rank}", rank) for rank in range(job.size)]
     order = list(dict.fromkeys(hosts))
     starters = tuple(hosts.index(host) for host in order)
     part = order.index(hosts[job.rank])
     name, secret = get("name", 0), job.key.hex()
     own = None
     if starters[part] == job.rank:
-        address = _reachable([told[rank][1] for rank in starters], part)
+        address = job.address
         local_ranks = hosts.count(order[part])
         try:
             port = free_port(address, port)
@@ -152,7 +148,7 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
             raise PeerLostError(f"{address.removeprefix(_REFUSED)}; choose another with use('dgl', port=...)")
     if starters[part] == job.rank:
         threads = max(1, (os.cpu_count() or 1) // (local_ranks + 1))
-        config = ServerConfig(addresses, part, job.size, name, secret, timeout, threads)
+        config = ServerConfig(addresses, part, job.size, name, secret, job.is_private, timeout, threads)
         own = _start(config, deadline)
         ended = own.poll()
         late = f"does not listen after {timeout:g} s: give it more time with timeout=..."
@@ -199,34 +195,7 @@ def _start(config: ServerConfig, deadline: float) -> subprocess.Popen[bytes]:
     return process
 
 
-def _host() -> str:
+def _name_of_memory() -> str:
     """Return what processes have in common that share their memory: the kernel's start and the folder of names."""
     folder = SHARED_MEMORY.stat()
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{folder.st_dev}/{folder.st_ino}"
-
-
-def _own_address() -> str:
-    facing = _facing(os.environ.get("MASTER_ADDR", LOOPBACK))
-    interface = os.environ.get("GLOO_SOCKET_IFNAME", "").partition(",")[0]
-    known = psutil.net_if_addrs().get(interface, [])
-    addresses = [one.address for one in known if one.family == socket.AF_INET]
-    return facing if facing in addresses or not addresses else addresses[0]
-
-
-def _reachable(addresses: Sequence[str], part: int) -> str:
-    """Return the address of host ``part`` for the others."""
-    if len(addresses) == 1:
-        return LOOPBACK
-    others = [address for address in addresses if not ip_address(address).is_loopback]
-    # The host of MASTER_ADDR may know it as a loopback address.
-    return _facing(others[0]) if ip_address(addresses[part]).is_loopback and others else addresses[part]
-
-
-def _facing(host: str) -> str:
-    """Return this host's address on the way to another; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-        try:
-            way.connect((host, 1))
-        except OSError:
-            return LOOPBACK
-        return str(way.getsockname()[0])

@@ -22,7 +22,17 @@ from distgnn.backends.dgl.launch import ServerConfig
 from distgnn.backends.dgl.rows import ServerRows, remove_names
 from distgnn.backends.dgl.service import Service, lost
 from distgnn.backends.dgl.sockets import Connections
-from distgnn.backends.dgl.wire import QUEUE_BYTES, BadSignatureError, Call, Reply, ip_config, open_wire
+from distgnn.backends.dgl.wire import (
+    QUEUE_BYTES,
+    BadSignatureError,
+    Call,
+    CodeRefusedError,
+    Reply,
+    ip_config,
+    open_wire,
+    read_code,
+    read_data,
+)
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -45,7 +55,8 @@ def main() -> None:
     own = config.addresses[config.part]
     with ip_config(config.addresses) as path:
         store = KVServer(config.part, path, 1, config.world_size)
-    service = Service(ServerRows(store), config.part, len(config.addresses), config.world_size)
+    read = read_code if config.is_private else read_data
+    service = Service(ServerRows(store), config.part, len(config.addresses), config.world_size, read)
     peers = _accept(config)
     connections = Connections(own, peers.values(), config.timeout)
     limit.cancel()
@@ -78,7 +89,7 @@ def _accept(config: ServerConfig) -> dict[int, str]:
 def _next_call() -> Call | None:
     try:
         call, _, _ = rpc.recv_request(int(_LOOK_SECONDS * 1000))
-    except BadSignatureError as error:
+    except (BadSignatureError, CodeRefusedError) as error:
         sys.stderr.write(f"distgnn's DGL server: {error}\n")
         return None
     return call if isinstance(call, Call) else None

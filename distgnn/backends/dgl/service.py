@@ -12,7 +12,6 @@ and in the server for others, without a lock, so that updates of the same row go
 from __future__ import annotations
 
 import json
-import pickle
 import time
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,9 @@ import torch
 
 from distgnn.backends.dgl.rows import Ranges, remove_names
 from distgnn.backends.dgl.shards import DGLEmbeddingShard, DGLGraphShard, DGLTensorShard
-from distgnn.backends.dgl.wire import Reply
+from distgnn.backends.dgl.wire import CodeRefusedError, Reply, read_code
 from distgnn.distributed.meeting import listed
-from distgnn.errors import CallOrderError, DistGNNError, NameConflictError
+from distgnn.errors import CallOrderError, DistGNNError, NameConflictError, SecretError
 from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
 from distgnn.storage.toolkit.open_stores import edges_conflict_error
 from distgnn.storage.toolkit.row_shard import RowShard
@@ -52,13 +51,16 @@ class Service:
         part: Which part.
         parts: How many parts there are.
         world_size: How many ranks ask.
+        read: Reads the arguments of a call.
 
     Attributes:
         gone: The ranks that ask no more.
     """
 
-    def __init__(self, keeper: Keeper, part: int, parts: int, world_size: int) -> None:
-        self._keeper = keeper
+    def __init__(
+        self, keeper: Keeper, part: int, parts: int, world_size: int, read: Callable[[bytes], Any] = read_code
+    ) -> None:
+        self._keeper, self._read = keeper, read
         self._part, self._parts = part, parts
         self._world_size = world_size
         self._ranges: dict[str, Ranges] = {}
@@ -128,7 +130,9 @@ class Service:
 
     def _arguments(self, call: Call) -> tuple[Any, ...]:
         try:
-            arguments: tuple[Any, ...] = pickle.loads(call.content)  # noqa: S301  # signed by a process of this job
+            arguments: tuple[Any, ...] = self._read(call.content)
+        except CodeRefusedError as error:
+            raise SecretError(f"the server does not read the arguments of {call.about}: {error}") from error
         except Exception as error:
             raise DistGNNError(
                 f"the server cannot read the arguments of {call.about} ({type(error).__name__}: {error}); a rule of "

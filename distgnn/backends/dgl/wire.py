@@ -1,24 +1,29 @@
 """The two messages between a rank and a server, on DGL's own RPC, and their signature.
 
-DGL sends tensors as they are and pickles the rest; it unpickles whatever arrives. So that rest is signed with a secret
-of the job, and refused unread when the signature is another. Tensors and message lengths are not signed and nothing is
+DGL sends tensors as they are and pickles the rest; it unpickles whatever arrives. So that rest is signed with the key
+of the job, and refused unread when the signature is another. What these messages hold needs no code to be read, and
+their reader runs none. Only arguments of a call may need some, as a rule of a user's own: they are unpickled where
+strangers cannot know the key, and elsewhere refused. Tensors and message lengths are not signed and nothing is
 encrypted: a network that others can write to is no place for these messages.
 """
 
 from __future__ import annotations
 
 import hmac
+import io
 import pickle
+import sys
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from dgl.distributed import rpc
 
 from distgnn import errors
+from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +37,10 @@ _SIGNATURE_BYTES = 32
 
 class BadSignatureError(Exception):
     """A message that was not signed with the job's secret."""
+
+
+class CodeRefusedError(Exception):
+    """What was signed with a key that strangers may know, and would run code when it is read."""
 
 
 class _Message:
@@ -104,6 +113,24 @@ class Reply(_Message, rpc.Response):
             raise getattr(errors, self.error)(self.text)
 
 
+class _DataUnpickler(pickle.Unpickler):
+    """Reads what needs no code: plain values, types and sizes of torch, and dataclasses of distgnn."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        if (module, name) == ("torch", "Size"):
+            return torch.Size
+        if module.partition(".")[0] == "distgnn" and "." not in name:
+            found = getattr(sys.modules.get(module), name, None)
+            if isinstance(found, type) and is_dataclass(found) and found.__module__ == module:
+                return found
+        raise CodeRefusedError(
+            f"{module}.{name} is code, which is read from ranks on several hosts only where they have a secret: start "
+            f"every rank with the same {FILE_VARIABLE} or {VARIABLE}"
+        )
+
+
 class _SignedPickle:
     """Takes the place of the module ``pickle`` in DGL's RPC."""
 
@@ -118,7 +145,21 @@ class _SignedPickle:
         data = bytes(message)[_SIGNATURE_BYTES:]
         if not hmac.compare_digest(hmac.digest(self._secret, data, "sha256"), bytes(message)[:_SIGNATURE_BYTES]):
             raise BadSignatureError("a message with another signature than this job's was refused")
-        return pickle.loads(data)  # noqa: S301  # signed by a process of this job
+        return read_data(data)
+
+
+def read_data(data: bytes) -> Any:
+    """Read what was pickled, if that needs no code.
+
+    Raises:
+        CodeRefusedError: It needs some.
+    """
+    return _DataUnpickler(io.BytesIO(data)).load()
+
+
+def read_code(data: bytes) -> Any:
+    """Unpickle what nobody but a rank of this job can have signed."""
+    return pickle.loads(data)  # noqa: S301  # as above
 
 
 def open_wire(secret: str) -> None:

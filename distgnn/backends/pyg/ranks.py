@@ -73,7 +73,7 @@ class Ranks:
         self._group: dist.ProcessGroup | None = None
         self.bytes_sent = 0
         self.outgoing, self.incoming = Scratch(), Scratch()
-        job = join_job(timeout)
+        job = join_job(timeout, backend="pyg")
         self.rank, self.size = job.rank, job.size
         self.host = Host(self.rank)
         self.communicator: LocalCommunicator | ProcessGroupCommunicator = LocalCommunicator()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from distgnn import SpecError
+from distgnn import EmbeddingSpec, GraphSpec, SpecError, TensorSpec
+from distgnn.optim import SGD, Adam, RowWiseAdagrad
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,72 @@ def test_arguments_that_the_server_cannot_read_are_answered() -> None:
     assert (rank, reply.number, reply.error) == (0, 5, "DistGNNError")
     assert "cannot read the arguments of apply_gradients of embedding store 'words' (ModuleNotFoundError" in reply.text
     assert "a rule of your own must be in a module" in reply.text
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EmbeddingSpec("words", 10, 4, dtype=torch.float16),
+        TensorSpec("layer", (3, 4), torch.int64),
+        GraphSpec("graph", 5, 6),
+        Adam(lr=0.5),
+        RowWiseAdagrad(),
+        SGD(lr=0.1),
+        torch.Size([3]),
+        ("key", {"names": [1, 2.5, None, True, b"bytes"]}),
+    ],
+)
+def test_what_stores_ask_for_is_read_without_code(asked: object) -> None:
+    from distgnn.backends.dgl.wire import read_data
+
+    assert read_data(pickle.dumps(("update", asked))) == ("update", asked)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        b"cos\nsystem\n(S'touch mark'\ntR.",
+        b"cposix\nmkdir\n(S'mark'\ntR.",
+        b'cbuiltins\nexec\n(S\'open("mark", "w")\'\ntR.',
+        b"cbuiltins\ngetattr\n.",
+        b"ctorch\nload\n(S'mark'\ntR.",
+        b"ctorch.serialization\nload\n.",
+        b"cdistgnn\nuse\n(S'memory'\ntR.",
+        b"cdistgnn.distributed.meeting\nsubprocess\n.",
+        b"cdistgnn.backends.dgl.launch\nsubprocess\n.",
+        b"\x80\x04\x8c\x1bdistgnn.backends.dgl.launch\x8c\x10subprocess.Popen\x93.",
+        b"cdistgnn.__main__\nmain\n.",
+        b"cdistgnn.nothing\nthere\n.",
+        b"cthis\ns\n.",
+    ],
+)
+def test_planted_code_is_refused_where_strangers_may_know_the_key(
+    planted: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distgnn.backends.dgl.rows import LocalRows
+    from distgnn.backends.dgl.service import Service
+    from distgnn.backends.dgl.wire import Call, read_data
+
+    monkeypatch.chdir(tmp_path)
+    service = Service(LocalRows(None), part=0, parts=1, world_size=1, read=read_data)
+    ((_, reply),) = service.answer(Call("update", 5, 0, "apply_gradients of embedding store 'words'", 1.0, planted))
+    assert reply.error == "SecretError"
+    assert "is code, which is read from ranks on several hosts only where they have a secret: start every" in reply.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_message_that_holds_code_is_refused_whoever_signed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distgnn.backends.dgl.wire import Call, CodeRefusedError, open_wire
+
+    rpc = importlib.import_module("dgl.distributed.rpc")
+    monkeypatch.setattr(rpc, "pickle", pickle)
+    open_wire("aa" * 32)
+    planted = Call("meet", 7, 1, Bomb(tmp_path / "mark"), 1.0, b"")
+    with pytest.raises(CodeRefusedError):
+        rpc.deserialize_from_payload(Call, *rpc.serialize_to_payload(planted))
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_that_shared_memory_cannot_hold_are_refused_before_they_are_made() -> None:
