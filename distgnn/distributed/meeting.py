@@ -298,9 +298,9 @@ def meet(
                 meeting.set("came", f"{sign(secret, name, 'came', listed_now).hex()} {listed_now}")
             signature, _, everybody = meeting.get("came").decode(errors="replace").partition(" ")
             if not is_signed(signature, secret, name, "came", everybody):
-                raise _not_admitted(
-                    rank, size, given, is_signed(signature, b"", name, "came", everybody) or is_offered(store)
-                )
+                theirs = "one that it made for its own host" if is_offered(store) else "another"
+                is_open = is_signed(signature, b"", name, "came", everybody)
+                raise _not_admitted(rank, size, given, "none" if is_open else theirs)
             came[:] = [Said(*one) if isinstance(one, list) else one for one in json.loads(everybody)]
             _check_agreement(meeting, rank, own, came)
             if _is_there(own, rank, came) and not {"-", "?"} & {one for one in came if isinstance(one, str)}:
