@@ -57,16 +57,23 @@ class Graphs:
         for _ in range(self._epoch, epoch):  # several, where a job goes on from a checkpoint
             order = torch.randperm(len(positions), generator=self._order)
         self._epoch = epoch
-        return self._steps(positions[order][first * self._batch_size :], self._batch_size)
+        return self._steps(self._batches(positions[order])[first:])
 
     def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go through the held-out graphs."""
         for part in self._held_out:
-            for step in self._steps(torch.tensor(self._split[part]), _EVALUATION_BATCH):
+            for step in self._steps(torch.split(torch.tensor(self._split[part]), _EVALUATION_BATCH)):
                 yield part, step.targets.scores(task, outputs(model, step.data)), step.targets.labels
 
-    def _steps(self, positions: Tensor, batch_size: int) -> Iterator[Step]:
-        for batch in torch.split(positions, batch_size):
+    def _batches(self, positions: Tensor) -> list[Tensor]:
+        """Split graphs into batches; a last one of a single node, which has no variance, joins the one before."""
+        batches = list(torch.split(positions, self._batch_size))
+        if len(batches) > 1 and self._graphs.num_nodes(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return batches
+
+    def _steps(self, batches: Sequence[Tensor]) -> Iterator[Step]:
+        for batch in batches:
             mine = batch[self._session.rank :: self._session.world_size]
             data = self._graphs.take(mine)
             yield Step(data, Targets(torch.arange(len(mine)), data.y, len(batch)))
@@ -85,6 +92,10 @@ class Joined:
         self._all = Batch.from_data_list(list(graphs))
         self._nodes = self._all.ptr
         self._edges = torch.tensor([0, *(graph.num_edges for graph in graphs)]).cumsum(0)
+
+    def num_nodes(self, positions: Tensor) -> int:
+        """Return how many nodes the graphs at ``positions`` have together."""
+        return int((self._nodes[positions + 1] - self._nodes[positions]).sum())
 
     def take(self, positions: Tensor) -> Batch:
         """Return what :meth:`torch_geometric.data.Batch.from_data_list` makes of the graphs at ``positions``."""
