@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
-import torch.distributed as dist
 from torch.nn import BatchNorm1d
 
 from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
@@ -38,12 +37,11 @@ def batch_norm(modules: Iterable[tuple[str, Module]]) -> str | None:
     Args:
         modules: As from :meth:`torch.nn.Module.named_modules`.
     """
-    several = dist.is_initialized() and dist.get_world_size() > 1
     exempt: set[Module] = set()
     for name, module in modules:
         if getattr(module, "allow_single_element", False):
             exempt.update(module.children())
-        over_ranks = several and isinstance(module, SyncBatchNorm1d)
+        over_ranks = isinstance(module, SyncBatchNorm1d) and module.communicator.world_size > 1
         if isinstance(module, BatchNorm1d) and module.training and module not in exempt and not over_ranks:
             return f"{name}, a {module},"
     return None

@@ -59,16 +59,19 @@ class SyncBatchNorm1d(BatchNorm1d):
         super().__init__(num_features, *args, **kwargs)
         self._held = _Held(communicator)
 
+    @property
+    def communicator(self) -> Communicator:
+        """The collectives of the ranks whose rows are normalized together."""
+        return self._held.communicator or communicator_of(get_backend())
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Normalize rows ``[N, num_features]``.
 
         Raises:
             GraphInputError: All ranks together have one row, of which there is no variance.
         """
-        if not self.training:
-            return super().forward(input)
-        communicator = self._held.communicator or communicator_of(get_backend())
-        if communicator.world_size == 1:
+        communicator = self.communicator
+        if not self.training or communicator.world_size == 1:
             return super().forward(input)
         rows = input.float() if input.dtype in {torch.float16, torch.bfloat16} else input
         sums = torch.cat([rows.sum(dim=0), rows.new_tensor([rows.size(0)])])

@@ -9,6 +9,7 @@ import torch
 from torch.nn import BatchNorm1d, Linear, ReLU, Sequential
 
 import distgnn
+from distgnn import GraphInputError
 from distgnn.nn.sync_batch_norm import SyncBatchNorm1d, convert_sync_batch_norm
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -38,6 +39,16 @@ def test_several_steps_on_parts_equal_torchs_on_the_whole(affine: bool, momentum
         for name, value in torchs.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours.eval()(rows), torchs.eval()(rows))
+
+
+@pytest.mark.skipif(WORLD_SIZE == 1, reason="a job of one rank is torch's own")
+@pytest.mark.parametrize("owner", [None, 0, WORLD_SIZE - 1])
+def test_one_row_of_all_ranks_together_is_refused_on_every_rank(owner: int | None) -> None:
+    with distgnn.use("pyg"):
+        ours = SyncBatchNorm1d(3)
+        with pytest.raises(GraphInputError, match=r"of [01] rows, and all ranks' batches together have no more"):
+            ours(torch.randn(int(owner == RANK), 3))
+        assert int(ours.num_batches_tracked or 0) == 0
 
 
 def test_every_batch_norm_within_a_module_is_converted_with_its_state() -> None:
