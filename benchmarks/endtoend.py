@@ -13,6 +13,7 @@ Writes endtoend.json and endtoend.png into --out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import harness
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
 
 EMBEDDING_DIM = 64
-DEFAULT = TrainConfig()
+LAYERS, LR, SPARSE_LR = 3, 0.01, 0.001
+DEFAULT = TrainConfig(num_layers=LAYERS, lr=LR, sparse_lr=SPARSE_LR)
 
 
 class GraphNet(Module):
@@ -47,7 +49,7 @@ class GraphNet(Module):
 
     def __init__(self, dataset: LoadedDataset) -> None:
         super().__init__()
-        hidden, layers = DEFAULT.hidden_channels, DEFAULT.num_layers
+        hidden, layers = DEFAULT.hidden_channels, LAYERS
         widths = [dataset.num_features] + [hidden] * layers
         self.convs = ModuleList(GINConv(MLP([width, hidden, hidden], norm="batch_norm")) for width in widths[:-1])
         self.norms = ModuleList(BatchNorm1d(hidden) for _ in range(layers))
@@ -71,7 +73,7 @@ class NodeNet(Module):
         super().__init__()
         self.embedding = Embedding(dataset.num_nodes, EMBEDDING_DIM, sparse=True)
         self.lin = Linear(EMBEDDING_DIM, dataset.num_features, bias=False)
-        sizes = (dataset.num_features, DEFAULT.hidden_channels, DEFAULT.num_layers, dataset.num_classes)
+        sizes = (dataset.num_features, DEFAULT.hidden_channels, LAYERS, dataset.num_classes)
         self.gin = GIN(*sizes, dropout=DEFAULT.dropout)
 
     def forward(self, data: Data, nodes: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ def plain_graphs(dataset: LoadedDataset, split: Mapping[str, Sequence[int]]) -> 
     train = DataLoader(sets.pop("train"), batch_size=DEFAULT.examples_a_batch, shuffle=True)
     held_out = [DataLoader(graphs, batch_size=512) for graphs in sets.values()]
     model = GraphNet(dataset)
-    optimizer = torch.optim.Adam(model.parameters(), lr=DEFAULT.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 50, 0.5)
 
     def epoch() -> list[float]:
@@ -124,8 +126,8 @@ def plain_nodes(dataset: LoadedDataset, split: object) -> tuple[harness.Step, Mo
     data, model = dataset.graph, NodeNet(dataset)
     dense = [*model.lin.parameters(), *model.gin.parameters()]
     optimizers = [
-        torch.optim.Adam(dense, lr=DEFAULT.lr, weight_decay=5e-4),
-        torch.optim.SparseAdam(model.embedding.parameters(), lr=DEFAULT.sparse_lr),
+        torch.optim.Adam(dense, lr=LR, weight_decay=5e-4),
+        torch.optim.SparseAdam(model.embedding.parameters(), lr=SPARSE_LR),
     ]
     nodes = torch.arange(dataset.num_nodes)
 
@@ -169,9 +171,9 @@ def main() -> None:
     arguments = harness.begin(harness.options(__doc__, rounds=30))
     endless = 10**9
     jobs = {
-        "MUTAG, batches of 32": (TrainConfig(dataset="MUTAG", epochs=endless), plain_graphs, 1.0),
+        "MUTAG, batches of 32": (replace(DEFAULT, dataset="MUTAG", epochs=endless), plain_graphs, 1.0),
         "Cora, with node embeddings": (
-            TrainConfig(dataset="Cora", epochs=endless, use_dist_embedding=True, embedding_dim=EMBEDDING_DIM),
+            replace(DEFAULT, dataset="Cora", epochs=endless, use_dist_embedding=True, embedding_dim=EMBEDDING_DIM),
             plain_nodes,
             1.3,
         ),

@@ -53,7 +53,7 @@ def plan(
     hidden_channels: int = typer.Option(
         _DEFAULT.hidden_channels, help="Width of the hidden layers.", rich_help_panel=_MODEL
     ),
-    num_layers: int = typer.Option(_DEFAULT.num_layers, help="Message passing layers.", rich_help_panel=_MODEL),
+    num_layers: int = typer.Option(3, help="Message passing layers.", rich_help_panel=_MODEL),
     sparse_optimizer: str = typer.Option(
         _DEFAULT.sparse_optimizer,
         help=f"Update rule of the embeddings, one of: {', '.join(SPARSE_OPTIMIZERS)}.",

@@ -49,11 +49,13 @@ def train(  # one local a command line option
     hidden_channels: int = typer.Option(
         _DEFAULT.hidden_channels, help="Width of the hidden layers.", rich_help_panel=_MODEL
     ),
-    num_layers: int = typer.Option(_DEFAULT.num_layers, help="Message passing layers.", rich_help_panel=_MODEL),
+    num_layers: int = typer.Option(
+        None, help="Message passing layers.  \\[default: 3 on graph data, 2 on one graph]", rich_help_panel=_MODEL
+    ),
     dropout: float = typer.Option(_DEFAULT.dropout, help="Dropout probability.", rich_help_panel=_MODEL),
     norm: str = typer.Option(
         None,
-        help=f"One of: {', '.join(NORMS)}.  \\[default: batch_norm on graph data, none on node data]",
+        help=f"One of: {', '.join(NORMS)}.  \\[default: batch_norm on graph data, none on one graph]",
         rich_help_panel=_MODEL,
     ),
     backend: str = typer.Option(
@@ -119,10 +121,14 @@ def train(  # one local a command line option
     eval_every: int = typer.Option(
         _DEFAULT.eval_every, help="Evaluate after every so many epochs.", rich_help_panel=_TRAINING
     ),
-    lr: float = typer.Option(_DEFAULT.lr, help="Learning rate of the layers (Adam).", rich_help_panel=_TRAINING),
+    lr: float = typer.Option(
+        None,
+        help="Learning rate of the layers (Adam).  \\[default: 0.01 on graph data, 0.003 on one graph]",
+        rich_help_panel=_TRAINING,
+    ),
     weight_decay: float = typer.Option(
         None,
-        help="L2 penalty of the layers.  \\[default: 0 on graph data, 5e-4 on node data]",
+        help="L2 penalty of the layers.  \\[default: 5e-4 for labels of nodes, else 0]",
         rich_help_panel=_TRAINING,
     ),
     sparse_optimizer: str = typer.Option(
@@ -131,7 +137,9 @@ def train(  # one local a command line option
         rich_help_panel=_TRAINING,
     ),
     sparse_lr: float = typer.Option(
-        _DEFAULT.sparse_lr, help="Learning rate of the embeddings.", rich_help_panel=_TRAINING
+        None,
+        help="Learning rate of the embeddings.  \\[default: 0.001 on graph data, 0.01 on one graph]",
+        rich_help_panel=_TRAINING,
     ),
     seed: int = typer.Option(
         _DEFAULT.seed, help="Seed of weights, embeddings, splits and batches.", rich_help_panel=_TRAINING

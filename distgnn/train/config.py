@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -15,6 +15,15 @@ TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
 _LARGEST_RATE = 1e36  # a step in float32 cannot be much larger
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
+
+
+# What is usual where nothing is said, measured in docs/accuracy.md: the GIN paper's for graphs; on one graph sums over
+# many neighbors want smaller steps, and rows of embeddings, few of which are in many batches, larger ones.
+_USUAL = {
+    "graph": {"num_layers": 3, "lr": 0.01, "sparse_lr": 0.001, "weight_decay": 0.0, "norm": "batch_norm"},
+    "node": {"num_layers": 2, "lr": 0.003, "sparse_lr": 0.01, "weight_decay": 5e-4, "norm": "none"},
+    "link": {"num_layers": 2, "lr": 0.003, "sparse_lr": 0.01, "weight_decay": 0.0, "norm": "none"},
+}
 
 
 class Interval(NamedTuple):
@@ -65,12 +74,14 @@ class TrainConfig:
             ``mode="history"``, compute all rows anew before one that is older than so many steps is used, None never.
         eval_every: Evaluate after every so many epochs, and after the last.
         hidden_channels: Width of the hidden layers.
-        num_layers: Number of message passing layers.
+        num_layers: Number of message passing layers; None is as many as ``num_neighbors`` has numbers, or else 3 on
+            graph data sets and 2 on one graph.
         dropout: Dropout probability.
-        lr: Learning rate of the dense parameters (Adam). On graph data sets it is halved every 50 epochs.
-        weight_decay: L2 penalty on the dense parameters; None is 0 on graph data sets and 5e-4 on node data sets.
+        lr: Learning rate of the dense parameters (Adam); None is 0.01 on graph data sets, where it is halved every 50
+            epochs, and 0.003 on one graph.
+        weight_decay: L2 penalty on the dense parameters; None is 5e-4 where nodes are classified, and 0 elsewhere.
         norm: Normalization layer, one of :data:`NORMS`; None is ``"batch_norm"`` on graph data sets, as in the GIN
-            paper, and ``"none"`` on node data sets.
+            paper, and ``"none"`` on one graph.
         use_dist_embedding: Add a stored embedding to each node's features.
         embedding_dim: Its width; None is that of the features.
         use_dist_edge_embedding: With ``"gine"``, add a stored embedding to each edge's features.
@@ -78,7 +89,7 @@ class TrainConfig:
         use_dist_tensor: Keep layer outputs in tensor stores; ``mode="full"`` always does, and ``"sampled"`` does so in
             evaluation.
         sparse_optimizer: Update rule of the stored embeddings.
-        sparse_lr: Its learning rate.
+        sparse_lr: Its learning rate; None is 0.001 on graph data sets and 0.01 on one graph.
         seed: Seed of weights, embeddings, splits and batches.
         runs: Train so many times, with seeds ``seed``, ``seed + 1``, ...
         folds: Cross-validate a graph data set in so many folds, by the GIN paper's protocol; 0 splits once.
@@ -121,9 +132,9 @@ class TrainConfig:
     staleness: int | None = None
     eval_every: int = 1
     hidden_channels: int = 64
-    num_layers: int = 3
+    num_layers: int | None = None
     dropout: float = 0.5
-    lr: float = 0.01
+    lr: float | None = None
     weight_decay: float | None = None
     norm: str | None = None
     use_dist_embedding: bool = False
@@ -132,7 +143,7 @@ class TrainConfig:
     edge_embedding_dim: int | None = None
     use_dist_tensor: bool = False
     sparse_optimizer: str = "adam"
-    sparse_lr: float = 0.001
+    sparse_lr: float | None = None
     seed: int = 0
     runs: int = 1
     folds: int = 0
@@ -152,8 +163,9 @@ class TrainConfig:
     num_edges: int | None = None
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "eval_every", "hidden_channels", "num_layers", "runs", "keep")
+        counts = ("epochs", "eval_every", "hidden_channels", "runs", "keep")
         optional_counts = (
+            "num_layers",
             "batch_size",
             "steps_per_epoch",
             "embedding_dim",
@@ -188,11 +200,22 @@ class TrainConfig:
         if self.use_dist_edge_embedding and self.model != "gine":
             raise ConfigError("use_dist_edge_embedding needs model='gine': GIN has no edge features")
 
+    def for_task(self, task: str) -> TrainConfig:
+        """Return the options with what is usual in a task in the place of None.
+
+        Args:
+            task: One of :data:`TASKS`.
+        """
+        usual: dict[str, Any] = dict(_USUAL[task])
+        if self.num_neighbors is not None:
+            usual["num_layers"] = len(self.fanouts)
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
     @property
     def fanouts(self) -> list[int]:
         """How many in-edges a node brings in each layer."""
         if self.num_neighbors is None:
-            return [10] * self.num_layers
+            return [10] * (self.num_layers or 0)
         return [int(word) for word in self.num_neighbors.split(",")]
 
     @property
@@ -229,7 +252,7 @@ def _check_sampling(config: TrainConfig) -> None:
         ) from None
     if any(fanout < -1 or fanout == 0 for fanout in fanouts):
         raise ConfigError(f"num_neighbors must be at least 1, or -1 for all, in each layer, not {config.num_neighbors}")
-    if len(fanouts) != config.num_layers:
+    if config.num_layers is not None and len(fanouts) != config.num_layers:
         raise ConfigError(
             f"num_neighbors={config.num_neighbors} has {len(fanouts)} numbers, and the model {config.num_layers} "
             "layers: give one number a layer"

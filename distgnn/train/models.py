@@ -19,18 +19,18 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) ->
     Raises:
         ConfigError: The data set lacks features that the model needs.
     """
+    config = config.for_task(dataset.task)
     in_channels = dataset.num_features or config.embedding_dim
     if in_channels is None or not (dataset.num_features or config.use_dist_embedding):
         raise ConfigError(
             f"data set {dataset.name!r} has no node features: learn them with use_dist_embedding and an embedding_dim"
         )
     graph_task = dataset.task == "graph"
-    norm = config.norm or ("batch_norm" if graph_task else "none")
     # Samples need no layer outputs of other batches, and evaluation brings tensor stores of its own.
     use_dist_tensor = config.mode in {"full", "history"} or (config.use_dist_tensor and config.mode is None)
     options: dict[str, Any] = {
         "dropout": config.dropout,
-        "norm": None if norm == "none" else norm,
+        "norm": None if config.norm == "none" else config.norm,
         "readout": "layer_sum" if graph_task else "sum",
         "use_dist_embedding": config.use_dist_embedding,
         "embedding_dim": config.embedding_dim,

@@ -183,7 +183,7 @@ def _run(
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
                 if not epoch.finite and all(one.finite for one in history[-1][:-1]):
-                    text = _not_finite(config, history[-1], folder.path)
+                    text = _not_finite(config.for_task(source.dataset.task), history[-1], folder.path)
                     if not config.keep_going:
                         raise NonFiniteLossError(text)
                     if source.session.is_main:
@@ -215,7 +215,8 @@ def _notes(config: TrainConfig, result: Result, task: str) -> Iterator[str]:
     alike = [score for score, classes in zip(result.scores, result.classes, strict=True) if classes == 1 and score < 1]
     if alike:
         where = "" if len(result.scores) == 1 else f" in {len(alike)} of {len(result.scores)} trials"
-        others = "norm='batch_norm', " if (config.norm or "none") == "none" and task != "graph" else ""
+        config = config.for_task(task)
+        others = "norm='batch_norm', " if config.norm == "none" else ""
         yield (
             f"all {task}s of the test set were put into one class{where}, so the accuracy is the share of that class; "
             f"try {others}another lr than {config.lr:g}, or more epochs"

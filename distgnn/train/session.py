@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,4 +125,4 @@ class Session:
             self.timeline.begin()
 
     def _call(self) -> AbstractContextManager[None]:
-        return self.timeline.span("exchange", collective=True)
+        return self.timeline.span("exchange", collective=True) if self.world_size > 1 else nullcontext()

@@ -68,6 +68,7 @@ class Source:
             self._stored = store(dataset, session, weighed=config.rescale, at_the_end=self._at_the_end)
             dataset = replace(dataset, graphs=[])
         self.dataset = dataset
+        self._config = config.for_task(dataset.task)
         self.task: Task = LinkPrediction() if dataset.task == "link" else Classification()
 
     def steps(self, seed: int, split: Mapping[str, Sequence[int]] | None, at_the_end: ExitStack) -> Steps:

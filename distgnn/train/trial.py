@@ -58,6 +58,10 @@ class Trial:
         number: int = 0,
     ) -> None:
         torch.manual_seed(seed)
+        config = config.for_task(source.dataset.task)
+        assert config.lr is not None
+        assert config.sparse_lr is not None
+        assert config.weight_decay is not None
         self.number = number
         self._config, self._session = config, source.session
         self._at_the_end = ExitStack()
@@ -67,11 +71,10 @@ class Trial:
         self.model = make_model(config, source.dataset, source.session.backend)
         self._at_the_end.callback(self.model.close)
         self._steps: Steps = source.steps(seed, split, self._at_the_end)
-        graphs, nodes = source.dataset.task == "graph", source.dataset.task == "node"
+        graphs = source.dataset.task == "graph"
         # Where ranks have different rows they normalize over all of them.
         self._wrapped = self._session.wrap(self.model, sync_batch_norm=graphs or config.mode is not None)
-        weight_decay = config.weight_decay if config.weight_decay is not None else 5e-4 if nodes else 0.0
-        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=weight_decay)
+        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         # The paper halves the rate every 50 epochs; one graph, often one batch an epoch, keeps it.
         self._schedule = torch.optim.lr_scheduler.StepLR(self._dense, 50, 0.5 if graphs else 1.0)
         self._sparse: SparseOptimizer | None = None

@@ -25,7 +25,7 @@ from distgnn.train.config import TrainConfig
         ),
         ({"checkpoint_every": "1.5steps"}, "not '1.5steps'"),
         ({"checkpoint_every": 0}, "above 0, such as 5, 200steps or 10min, not 0"),
-        ({"num_neighbors": "10,10"}, "has 2 numbers, and the model 3 layers: give one number a layer"),
+        ({"num_neighbors": "10,10", "num_layers": 3}, "has 2 numbers, and the model 3 layers: give one number a layer"),
         ({"num_neighbors": "10,x,1"}, "whole numbers joined by commas, such as 10,10, not '10,x,1'"),
         ({"num_neighbors": "10,0,1"}, "at least 1, or -1 for all, in each layer"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
@@ -49,3 +49,16 @@ def test_an_option_that_cannot_be_is_refused_with_what_can(options: dict[str, An
 
 def test_the_defaults_can_be() -> None:
     assert TrainConfig().as_dict()["dataset"] == "MUTAG"
+
+
+def test_what_is_usual_depends_on_the_task_and_gives_way_to_what_is_said() -> None:
+    usual = {task: TrainConfig().for_task(task) for task in ("graph", "node", "link")}
+    assert [(config.num_layers, config.lr, config.norm) for config in usual.values()] == [
+        (3, 0.01, "batch_norm"),
+        (2, 0.003, "none"),
+        (2, 0.003, "none"),
+    ]
+    assert TrainConfig(num_layers=4, lr=0.5).for_task("node") == TrainConfig(
+        num_layers=4, lr=0.5, sparse_lr=0.01, weight_decay=5e-4, norm="none"
+    )
+    assert TrainConfig(num_neighbors="5,4,3").for_task("node").num_layers == 3
