@@ -32,6 +32,7 @@ def check_model(
     model: LayerwiseModel,
     x: Tensor | None,
     edge_weight: Tensor | None,
+    edge_attr: Tensor | None,
     halo: Halo | None,
     batch: Tensor | None,
     per_hop: tuple[list[int] | None, list[int] | None],
@@ -42,6 +43,7 @@ def check_model(
         model: Is given them.
         x: As in its forward.
         edge_weight: Likewise.
+        edge_attr: Likewise.
         halo: Likewise.
         batch: Likewise.
         per_hop: How many nodes and edges were sampled, hop by hop.
@@ -57,10 +59,10 @@ def check_model(
             "layers: DistributedGINConv, DistributedGINEConv"
         )
     check_features(x, None if model.in_channels == -1 else model.in_channels, "model")
-    if edge_weight is not None:
+    if edge_weight is not None or (not model.uses_edge_attr and edge_attr is not None and edge_attr.dim() == 1):
         raise GraphInputError(
-            "the sums of GIN and GINE have no weights (PyG's GIN leaves edge_weight out in silence): give weights to "
-            "DistributedGINE(..., edge_dim=1) as features, edge_attr=edge_weight.view(-1, 1)"
+            "the sums of GIN and GINE have no weights, a number an edge (PyG's GIN leaves edge_weight out in silence): "
+            "give them to DistributedGINE(..., edge_dim=1) as features, edge_attr=edge_weight.view(-1, 1)"
         )
     if halo is not None and not model.activations:
         raise GraphInputError(

@@ -167,6 +167,7 @@ HOPS = {"num_sampled_nodes_per_hop": [1, 8], "num_sampled_edges_per_hop": [10, 2
     ("options", "inputs", "words"),
     [
         ({}, {"edge_weight": torch.ones(30)}, "edge_attr=edge_weight.view(-1, 1)"),
+        ({}, {"edge_attr": torch.ones(30)}, "edge_attr=edge_weight.view(-1, 1)"),
         ({}, {"num_sampled_nodes_per_hop": [1, 8]}, "belong together: pass both"),
         ({}, {**HOPS, "batch": torch.zeros(9, dtype=torch.int64)}, "leave out num_sampled_nodes_per_hop"),
         ({"jk": "cat"}, HOPS, "leave out num_sampled_nodes_per_hop"),

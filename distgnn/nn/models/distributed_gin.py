@@ -270,7 +270,7 @@ class DistributedGIN(LayerwiseModel):
         if isinstance(edge_index, Proxy):
             return self._forward_of_types(x, edge_index, edge_attr, batch, batch_size)  # type: ignore[no-any-return]
         per_hop = num_sampled_nodes_per_hop, num_sampled_edges_per_hop
-        check_model(self, x, edge_weight, halo, batch, per_hop)
+        check_model(self, x, edge_weight, edge_attr, halo, batch, per_hop)
         check_edge_index(edge_index, self._count_nodes(x, node_ids))
         h = x if self.node_features is None else self.node_features(x, node_ids)
         assert h is not None
