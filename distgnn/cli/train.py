@@ -173,6 +173,12 @@ def train(  # one local a command line option
     num_edges: int = typer.Option(None, help="Number of edges of a generated graph.", rich_help_panel=_OWN),
     out: str = typer.Option(_DEFAULT.out, help="Folder of runs.", rich_help_panel=_OUTPUT),
     name: str = typer.Option(None, help="Folder of this run within it.  \\[default: made up]", rich_help_panel=_OUTPUT),
+    save_model: bool = typer.Option(
+        _DEFAULT.save_model,
+        "--save-model/--no-save-model",
+        help="Leave the weights and tables of the reported epoch, for predictions.",
+        rich_help_panel=_OUTPUT,
+    ),
     report: bool = typer.Option(
         False,
         "--report",

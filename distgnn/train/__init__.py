@@ -6,5 +6,21 @@
 * :mod:`distgnn.train.trial`: one model trained on one split,
 * :mod:`distgnn.train.run`: a whole run of one or many trials,
 * :mod:`distgnn.train.checkpoint`: saving and loading all that a job needs to go on,
-* :mod:`distgnn.train.report`: what a run leaves behind: metrics, curve, table.
+* :mod:`distgnn.train.report`: what a run leaves behind: metrics, curve, table,
+* :mod:`distgnn.train.trained`: the models that it leaves; :func:`load_run` brings one back.
 """
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distgnn.train.trained import load_run
+
+__all__ = ["load_run"]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:  # the command line reads its defaults from this package, without torch
+        value = globals()[name] = getattr(importlib.import_module("distgnn.train.trained"), name)
+        return value
+    raise AttributeError(f"module 'distgnn.train' has no attribute {name!r}")

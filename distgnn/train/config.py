@@ -98,6 +98,7 @@ class TrainConfig:
         keep: How many of the checkpoints stay.
         resume: Go on from a checkpoint, its folder or that of a run; ``"latest"`` goes on with the run of this
             ``name``, from its last checkpoint, or starts it where there is none.
+        save_model: Leave the weights and tables of each trial's reported epoch, see :func:`distgnn.train.load_run`.
         report: Write ``report.html``, one page of curves, a timeline of the ranks, and where their time went.
         tensorboard: Write TensorBoard's events.
         out: Folder of runs.
@@ -150,6 +151,7 @@ class TrainConfig:
     checkpoint_every: int | str | None = None
     keep: int = 3
     resume: str | None = None
+    save_model: bool = True
     report: bool = False
     tensorboard: bool = False
     out: str = "runs"

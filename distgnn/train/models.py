@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from distgnn.train.config import TrainConfig
 
 
-def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) -> DistributedGIN:
+def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *, prefix: str = "") -> DistributedGIN:
     """Make the model that ``config`` asks for, sized to the data set, with its stores in a backend.
+
+    Args:
+        config: The run's options.
+        dataset: The sizes.
+        backend: The backend.
+        prefix: What the names of the stores begin with.
 
     Raises:
         ConfigError: The data set lacks features that the model needs.
@@ -34,7 +40,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) ->
         "readout": "layer_sum" if graph_task else "sum",
         "use_dist_embedding": config.use_dist_embedding,
         "embedding_dim": config.embedding_dim,
-        "embedding_name": "node_embedding",
+        "embedding_name": f"{prefix}node_embedding",
         "use_dist_tensor": use_dist_tensor,
         "backend": backend,
         "halo_staleness": (config.staleness or 0) if config.mode == "full" else 0,
@@ -56,7 +62,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend) ->
             edge_dim=edge_dim,
             use_dist_edge_embedding=config.use_dist_edge_embedding,
             edge_embedding_dim=config.edge_embedding_dim,
-            edge_embedding_name="edge_embedding",
+            edge_embedding_name=f"{prefix}edge_embedding",
             **options,
         )
     model.set_num_embeddings(

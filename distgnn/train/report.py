@@ -23,6 +23,7 @@ from distgnn.train.files import Lines, replace_file
 from distgnn.train.lock import LOCK, FolderLock, check_unlocked
 from distgnn.train.page import make_page
 from distgnn.train.resume import compare_options
+from distgnn.train.trained import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -154,7 +155,7 @@ class RunFolder:
         result: Result,
         dataset: LoadedDataset,
         console: Console,
-        show: Callable[[dict[str, Any]], object] = lambda _summary: None,
+        show: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         """Write the result, the curve and the report, and show the result and the table; by rank 0.
 
@@ -168,6 +169,7 @@ class RunFolder:
             RunWriteError: A file cannot be written; what was reached is shown all the same.
         """
         test = f"test_{result.measure.lower()}"
+        models = [find_model(self.path, trial) for trial in range(len(result.scores))]
         summary = {
             "dataset": dataset.name,
             "task": dataset.task,
@@ -179,6 +181,7 @@ class RunFolder:
             "test_classes": result.classes,
             "rows_per_second": result.rows_per_second,
             "peak_memory_mb": result.peak_memory_mb,
+            "models": [str(one.relative_to(self.path)) if one else None for one in models],
         }
         title = f"{dataset.name}: {self._config.model.upper()} on backend {self._config.backend}"
         facts = self._facts(result, dataset)
@@ -196,11 +199,15 @@ class RunFolder:
         table = Table(title=title, show_header=False)
         for name, text in facts.items():
             table.add_row(name, text)
+        if all(models):
+            kept = f"{models[0]}" if len(models) == 1 else f"{self.path / 'model'}, one of each trial"
+            table.add_row("model", f"{kept}, of the last epoch" if self._config.folds else kept)
         for name in ("report.html", "curve.png", "metrics.jsonl"):
             if (self.path / name).exists():
                 table.add_row(name.partition(".")[0], str(self.path / name))
         console.print(table)
-        show(summary | {"folder": str(self.path)})
+        if show is not None:
+            show(summary | {"folder": str(self.path)})
         for failure in failures[:1]:
             raise failure
 

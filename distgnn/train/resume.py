@@ -15,6 +15,8 @@ from distgnn.train.checkpoint.folder import find_checkpoint
 from distgnn.train.checkpoint.together import together
 from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch
+from distgnn.train.selection import best_validation
+from distgnn.train.trained import bring_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,7 @@ _FREE = {
     "report",
     "resume",
     "root",
+    "save_model",
     "secret_file",
     "tensorboard",
 }
@@ -87,6 +90,7 @@ class RunCheckpoints:
         self._steps = 0
         self.history: list[list[Epoch]] = []
         self._source: Path | None = None
+        self._ends: dict[Path, tuple[int, int] | None] = {}  # the trials and the epochs that checkpoints came after
         together(session, self._find(), "reading of a run to go on with", lambda _bytes: None)
         found = session.texts(str(self._source or ""))[0]
         self._source = Path(found) if found else None
@@ -140,6 +144,10 @@ class RunCheckpoints:
         if saves:
             Checkpoint(self._session, trial.parts()).check()
         self._run.open(before, shared=saves)
+        if self._source is not None and self._session.is_main:
+            bring_models(self._source.parent.parent, self._run.path, [len(one) for one in self.history])
+            for path in self._folder.glob("step-*"):
+                self._ends[path] = _last(read_manifest(path).notes["history"])  # type: ignore[index]
 
     def after_step(self, trial: Trial, history: list[list[Epoch]]) -> None:
         """Save a trial when it is time to; called by all ranks, after each step but an epoch's last.
@@ -176,7 +184,7 @@ class RunCheckpoints:
         asked = self._session.max(float(self._stopped_by or due))
         if asked:
             path = self._folder / f"step-{self._steps}"
-            notes = {
+            notes: dict[str, Any] = {
                 "config": self._config.as_dict(),
                 "steps": self._steps,
                 "history": [[epoch.as_dict() for epoch in one] for one in history],
@@ -184,7 +192,11 @@ class RunCheckpoints:
             with _Bar(self._progress, f"writing {path}") as bar:
                 Checkpoint(self._session, trial.parts(), report=bar.advance).save(path, notes=notes)
             if self._session.is_main:
-                prune_checkpoints(self._folder, self._config.keep)
+                self._ends[path] = _last(notes["history"]) if ends is not None else None
+                evaluated = [epoch for epoch in history[-1] if epoch.test is not None]
+                best = evaluated[best_validation(evaluated)].epoch if evaluated else None
+                reported = [one for one, end in self._ends.items() if end == (len(history), best)]
+                prune_checkpoints(self._folder, self._config.keep, also=reported)
             self._saved = time.monotonic()
         if asked > 1:
             raise TrainingStoppedError(
@@ -216,6 +228,11 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.remove_task(self._task)
+
+
+def _last(history: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[int, int]:
+    """Return how many trials were begun, and the last epoch of the last of them."""
+    return len(history), len(history[-1]) if history else 0
 
 
 def _source(config: TrainConfig, own: Path) -> Path | None:

@@ -26,16 +26,17 @@ from distgnn.train.events import check_tensorboard
 from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
+from distgnn.train.selection import best_validation, finite
 from distgnn.train.session import Session
 from distgnn.train.source import Source
 from distgnn.train.timeline import Timeline
+from distgnn.train.trained import KeptModels
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from rich.progress import Progress
 
     from distgnn.data import LoadedDataset
@@ -95,9 +96,7 @@ class Result:
         return median(epoch.rows_per_second for trial in self.history for epoch in trial)
 
 
-def train(
-    config: TrainConfig, *, console: Console, show: Callable[[dict[str, Any]], object] = lambda _summary: None
-) -> Result:
+def train(config: TrainConfig, *, console: Console, show: Callable[[dict[str, Any]], object] | None = None) -> Result:
     """Run what ``config`` says, show progress, and write the run's folder.
 
     Args:
@@ -165,6 +164,7 @@ def _run(
 ) -> list[list[Epoch]]:
     history = checkpoints.history
     before = [epoch for trial in history for epoch in trial]
+    models = KeptModels(config, source.session, folder, source.dataset)
     task = progress.add_task("training", total=len(trials) * config.epochs, completed=len(before))
     for number, (seed, split) in enumerate(trials):
         if number < len(history) - 1:
@@ -179,6 +179,7 @@ def _run(
             for epoch in trial.train(len(history[-1]), partial(checkpoints.after_step, trial, history)):
                 history[-1].append(epoch)
                 folder.add(epoch)
+                models.after_epoch(trial, history[-1])
                 test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
@@ -303,11 +304,6 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
     return kept, out
 
 
-def _finite(scores: Sequence[float | None] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores with -1 for those that are not finite or not there, so that none of them is the best."""
-    return np.nan_to_num(np.array(scores, dtype=np.float64), nan=-1.0)
-
-
 def _result(
     config: TrainConfig,
     task: TrainTask,
@@ -319,10 +315,10 @@ def _result(
     evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
     tests = np.array([[epoch.test for epoch in trial] for trial in evaluated], dtype=np.float64)
     if config.folds:
-        best = [int(_finite(tests.mean(axis=0)).argmax())] * len(history)
+        best = [int(finite(tests.mean(axis=0)).argmax())] * len(history)
         rule = BEST_MEAN_TEST
     else:
-        best = [int(np.argmax(_finite([epoch.val for epoch in trial]))) for trial in evaluated]
+        best = [best_validation(trial) for trial in evaluated]
         rule = BEST_VALIDATION
     return Result(
         rule=rule.format(measure=task.measure_name),

@@ -15,6 +15,7 @@ import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -44,7 +45,7 @@ from distgnn.train.checkpoint.together import together
 from distgnn.train.checkpoint.writer import Table, write_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from torch import Tensor
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from distgnn.train.session import Session
 
     Report = Callable[[int], None]
+
+_SAME: Mapping[str, str] = MappingProxyType({})
 
 
 class Stateful(Protocol):
@@ -93,12 +96,13 @@ class Checkpoint:
         self._more = dict(stores or {})
         self._report = report
 
-    def save(self, path: str | Path, *, notes: object = None) -> None:
+    def save(self, path: str | Path, *, notes: object = None, with_state: bool = True) -> None:
         """Write a checkpoint.
 
         Args:
             path: Its folder, which all ranks see and which is not there yet.
             notes: What :func:`~distgnn.train.checkpoint.read_manifest` gives back; anything that JSON has.
+            with_state: Save what only training needs too: the state of update rules, and layer outputs.
 
         Raises:
             CheckpointWriteError: It cannot be written, by whichever rank; nothing is there then.
@@ -107,11 +111,11 @@ class Checkpoint:
         """
         path = Path(path)
         draft, about = draft_of(path), f"writing of checkpoint {path}"
-        stores = self._stores()
+        stores = self._stores(with_state=with_state)
         main = self._session.is_main
         try:
             self._do(self._begin(path, draft) if main else iter(()), about)
-            self._do(self._write(draft, stores), about)
+            self._do(self._write(draft, stores, with_state), about)
             self._do(self._finish(path, draft, notes) if main else iter(()), about)
         except BaseException:
             if main:
@@ -126,7 +130,9 @@ class Checkpoint:
         """
         self._stores()
 
-    def load(self, path: str | Path) -> None:
+    def load(
+        self, path: str | Path, *, only: Collection[str] | None = None, names: Mapping[str, str] | None = None
+    ) -> None:
         """Read a checkpoint, written by any number of ranks on any backend.
 
         A store may have more rows than were saved: these stay as they are, with the initial state of the rules.
@@ -134,6 +140,12 @@ class Checkpoint:
         What does not fit, and whatever is damaged in what is not a store, is an error before anything has changed. A
         damaged block of a store is one when it is met: the job has part of the rows then, and goes on by loading
         another checkpoint.
+
+        Args:
+            path: Its folder.
+            only: The parts to load, as ``["model"]`` to predict; the random numbers of this process stay as they are
+                then. None loads all that were saved, and warns where there are more than this has.
+            names: What stores of other names here were saved as, by the name here.
 
         Raises:
             CheckpointNotFoundError: There is none, or a file of it is missing.
@@ -143,20 +155,38 @@ class Checkpoint:
         path = Path(path)
         about = f"reading of checkpoint {path}"
         loading = CheckpointReader(path, self._session)
-        self._do(loading.prepare(self._parts), about)
-        stores = self._stores(loading.manifest)
+        parts = self._parts if only is None else self._only(only)
+        chosen = Checkpoint(self._session, parts, self._more if only is None else {})
+        self._do(loading.prepare(parts, is_part=only is not None), about)
+        stores = chosen._stores(loading.manifest, names or _SAME)
         self._do(loading.check_stores(stores), about)
         for name, store in stores.items():
             store.reset_rule_states(loading.manifest.stores[name].rules)
         self._do(loading.read_stores(stores), about)
-        self._do(loading.load_parts(self._parts, self._activations()), about)
+        self._do(loading.load_parts(parts, chosen._activations()), about)
+
+    def _only(self, names: Collection[str]) -> dict[str, Stateful]:
+        if isinstance(names, str) or not set(names) <= self._parts.keys():
+            raise CheckpointError(f"only={names!r} is to be a list of some of the parts {', '.join(self._parts)}")
+        return {name: self._parts[name] for name in names}
 
     def _do(self, work: Iterator[int], about: str) -> None:
         together(self._session, work, about, self._report)
 
-    def _stores(self, manifest: Manifest | None = None) -> dict[str, SupportsCheckpoint]:
-        """Find the stores, those of modules as well, which get their sizes from the manifest where they have none."""
-        found = {**self._open_tables(manifest), **self._open_activations(manifest), **self._more}
+    def _stores(
+        self, manifest: Manifest | None = None, names: Mapping[str, str] = _SAME, *, with_state: bool = True
+    ) -> dict[str, SupportsCheckpoint]:
+        """Find the stores by their names in files; those of modules get sizes from the manifest where they have none.
+
+        Args:
+            manifest: Of what is loaded; None when something is saved.
+            names: What stores are called in files, by their own names, where it is something else.
+            with_state: Whether layer outputs are among them.
+        """
+        tables = self._open_tables(manifest, names)
+        activations = self._open_activations(manifest) if with_state else {}
+        more = {names.get(name, name): store for name, store in self._more.items()}
+        found = {**tables, **activations, **more}
         stores: dict[str, SupportsCheckpoint] = {}
         for name, store in found.items():
             if store is None:
@@ -169,17 +199,20 @@ class Checkpoint:
             stores[name] = store
         return stores
 
-    def _open_tables(self, manifest: Manifest | None) -> dict[str, EmbeddingStore | TensorStore | None]:
+    def _open_tables(
+        self, manifest: Manifest | None, names: Mapping[str, str]
+    ) -> dict[str, EmbeddingStore | TensorStore | None]:
         found: dict[str, EmbeddingStore | TensorStore | None] = {}
         for part in self._parts.values():
             for module in part.modules() if isinstance(part, torch.nn.Module) else ():
                 if isinstance(module, StoredEmbedding):
-                    saved = manifest.stores.get(module.name) if manifest is not None else None
+                    name = names.get(module.name, module.name)
+                    saved = manifest.stores.get(name) if manifest is not None else None
                     if module.num_embeddings is None and saved is not None:
                         module.set_num_embeddings(saved.shape[0])
                     if manifest is not None:
                         module.take_gradients()
-                    found.setdefault(module.name, module.open_store())
+                    found.setdefault(name, module.open_store())
         return found
 
     def _open_activations(self, manifest: Manifest | None) -> dict[str, TensorStore | None]:
@@ -211,7 +244,7 @@ class Checkpoint:
         draft.mkdir(parents=True)
         yield 0
 
-    def _write(self, draft: Path, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
+    def _write(self, draft: Path, stores: Mapping[str, SupportsCheckpoint], with_state: bool) -> Iterator[int]:
         """Write this rank's file, and beside it what the manifest will say of it."""
         rank = self._session.rank
         if not draft.is_dir():
@@ -221,15 +254,15 @@ class Checkpoint:
         whole: dict[str, Tensor] = {}
         parts = {name: part.state_dict() for name, part in self._parts.items()} if rank == 0 else None
         kept = {name: layer.kept() for name, layer in self._activations().items() if layer.kept() is not None}
-        if parts is not None and kept:
+        if parts is not None and kept and with_state:
             parts[KEPT] = kept
         state, numbers = encode(parts, whole, "state"), encode(random_state(), whole, "random")
         told = {
-            name: SavedStore(dtype_of(name, store), shape_of(store), store.rule_states())
+            name: SavedStore(dtype_of(name, store), shape_of(store), store.rule_states() if with_state else {})
             for name, store in stores.items()
         }
         tables = [Table(range(rows.size(0)), partial(_some, key, rows)) for key, rows in whole.items()]
-        tables += [Table(store.own_rows, partial(_export, name, store)) for name, store in stores.items()]
+        tables += [Table(store.own_rows, partial(_export, name, store, with_state)) for name, store in stores.items()]
         tensors = yield from write_tables(draft / file_name(rank), tables)
         spans = {name: (store.own_rows.start, store.own_rows.stop) for name, store in stores.items()}
         about = {
@@ -260,5 +293,6 @@ def _some(name: str, rows: Tensor, first: int, last: int) -> dict[str, Tensor]:
     return {name: rows[first:last]}
 
 
-def _export(name: str, store: SupportsCheckpoint, first: int, last: int) -> dict[str, Tensor]:
-    return {stored_name(name, key): rows for key, rows in store.export_rows(first, last).items()}
+def _export(name: str, store: SupportsCheckpoint, with_state: bool, first: int, last: int) -> dict[str, Tensor]:
+    exported = store.export_rows(first, last).items()
+    return {stored_name(name, key): rows for key, rows in exported if with_state or key == "rows"}

@@ -9,8 +9,12 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distgnn.train.checkpoint.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _DRAFT, _OLD = ".draft", ".old"  # hidden folders that are no checkpoints
 
@@ -33,15 +37,18 @@ def find_checkpoint(path: Path) -> Path | None:
     return latest_checkpoint(path / "checkpoints") or latest_checkpoint(path)
 
 
-def prune_checkpoints(folder: str | Path, keep: int) -> None:
+def prune_checkpoints(folder: str | Path, keep: int, *, also: Collection[Path] = ()) -> None:
     """Remove all but the last checkpoints of a folder, and what crashed jobs have left; by one rank.
 
     Args:
         folder: Of checkpoints named ``step-N``.
         keep: How many stay, at least 1.
+        also: Others that stay.
     """
     folder = Path(folder)
     for path in _numbered(folder)[: -max(1, keep)]:
+        if path in also:
+            continue
         with suppress(OSError):  # a step at a time, and the first of them makes it invisible
             path.rename(path.with_name(f".{path.name}{_OLD}"))
     for ending in (_DRAFT, _OLD):

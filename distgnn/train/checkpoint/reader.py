@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -45,27 +46,41 @@ class CheckpointReader:
         self._states: dict[str, Any] = {}
         self._kept: Any = {}
         self._random: object = None
+        self._is_part = False
 
-    def prepare(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
-        """Read what is no store."""
+    def prepare(self, parts: Mapping[str, Stateful], *, is_part: bool = False) -> Iterator[int]:
+        """Read what is no store.
+
+        Args:
+            parts: What is loaded.
+            is_part: Whether it is known that more may have been saved.
+        """
         try:
-            yield from self._prepare(parts)
+            yield from self._prepare(parts, is_part=is_part)
         except RecursionError as error:
             raise self._damaged(f"the manifest of {self._path} is nested too deeply") from error
 
-    def _prepare(self, parts: Mapping[str, Stateful]) -> Iterator[int]:
+    def _prepare(self, parts: Mapping[str, Stateful], *, is_part: bool) -> Iterator[int]:
         self.manifest = manifest = read_manifest(self._path)
         for rank in range(len(manifest.files)):
             self._open(rank).__exit__(None, None, None)
-        states = decode(manifest.state, self._tensors(0, manifest.state))
+        saved = _pairs(manifest.state)
+        names = [name for name in saved if name != KEPT]
+        if not parts.keys() <= saved.keys():
+            raise self._other(f"it has the parts {', '.join(names)}", ", ".join(parts))
+        more = [name for name in names if name not in parts]
+        self._is_part = bool(more)
+        if more and not is_part:
+            text = f"checkpoint {self._path} has {', '.join(more)} too, which is not loaded: say only={list(parts)}"
+            warnings.warn(text, stacklevel=2)
+        chosen = {"items": [[name, state] for name, state in saved.items() if name not in more]}
+        states = decode(chosen, self._tensors(0, chosen))
         self._states = states if isinstance(states, dict) else {}
         self._kept = self._states.pop(KEPT, {})
-        if self._states.keys() != parts.keys():
-            raise self._other(f"it has the parts {', '.join(map(str, self._states))}", ", ".join(parts))
-        ranks = len(manifest.files)
-        source = self._session.rank if ranks == self._session.world_size else 0
-        numbers = manifest.files[source].random
-        self._random = decode(numbers, self._tensors(source, numbers))
+        if not more and not is_part:
+            source = self._session.rank if len(manifest.files) == self._session.world_size else 0
+            numbers = manifest.files[source].random
+            self._random = decode(numbers, self._tensors(source, numbers))
         for name, part in parts.items():
             if isinstance(part, torch.nn.Module):
                 own, saved = _kinds_of(part.state_dict()), _kinds_of(self._states[name])
@@ -81,9 +96,10 @@ class CheckpointReader:
         """Compare the stores with those that were saved; they may have more rows."""
         saved = {name: (one.dtype, one.shape) for name, one in self.manifest.stores.items()}
         own = {name: (dtype_of(name, store), shape_of(store)) for name, store in stores.items()}
-        fits = own.keys() == saved.keys() and all(
-            (dtype, shape[1:]) == (own[name][0], own[name][1][1:]) and shape[0] <= own[name][1][0]
-            for name, (dtype, shape) in saved.items()
+        all_there = own.keys() <= saved.keys() if self._is_part else own.keys() == saved.keys()
+        fits = all_there and all(
+            (saved[name][0], saved[name][1][1:]) == (dtype, shape[1:]) and saved[name][1][0] <= shape[0]
+            for name, (dtype, shape) in own.items()
         )
         if not fits:
             raise self._other(f"it has the stores {saved}", str(own))
@@ -115,7 +131,8 @@ class CheckpointReader:
                     "what it was saved from"
                 ) from error
             yield 0
-        set_random_state(self._random)
+        if self._random is not None:
+            set_random_state(self._random)
 
     def _open(self, rank: int) -> TensorReader:
         file, path = self.manifest.files[rank], self._path / file_name(rank)
@@ -192,6 +209,12 @@ class CheckpointReader:
             f"checkpoint {self._path} is of another job: {saved}, and this job has {own}; load it into the model and "
             "the stores that it was saved from"
         )
+
+
+def _pairs(state: Any) -> dict[str, Any]:
+    """Return the encoded states of the parts, by name."""
+    pairs = state.get("items") if isinstance(state, dict) else None
+    return {str(name): one for name, one in pairs} if isinstance(pairs, list) else {}
 
 
 def _ahead(work: Iterator[_Piece]) -> Generator[_Piece, None, None]:
