@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch_geometric.data import Data
 from torch_geometric.datasets import Planetoid, TUDataset
 from torch_geometric.transforms import Constant, OneHotDegree
 from torch_geometric.utils import degree
 
 from distgnn.data.custom import load_custom_graph
 from distgnn.data.generated import generate_graph
-from distgnn.data.raw_files import DATA_VARIABLE, PublicDataset, find_raw_files, open_dataset
+from distgnn.data.notes import note
+from distgnn.data.planetoid import PLANETOID_PARTS, read_planetoid
+from distgnn.data.raw_files import DATA_VARIABLE, PublicDataset, find_raw_files, kept, raw_files
+from distgnn.data.tu import GraphSet, read_graph_set, tell
 from distgnn.errors import UnknownDatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch_geometric.data import Data
 
 TU_DATASETS = (
     "MUTAG",
@@ -41,7 +44,6 @@ KNOWN_DATASETS = (*TU_DATASETS, *PLANETOID_DATASETS, LARGE_GRAPH)
 
 MAX_ONE_HOT_DEGREE = 500
 TU_PARTS = ("A", "graph_indicator", "graph_labels")
-PLANETOID_PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +87,19 @@ def load_dataset(name: str, *, root: str | Path | None = None, **options: Any) -
 
     Raw files are looked for in ``root/NAME/raw``, in ``$DISTGNN_DATA/NAME/raw``, which is only read, and, for MUTAG
     and Cuneiform, in the GraKeL package; only then are they downloaded into ``$DISTGNN_CACHE``, by default
-    ``~/.cache/distgnn``.
+    ``~/.cache/distgnn``, where also is kept what was made of them. No file that is read runs code, and PyG's
+    ``processed`` folders are neither read nor written.
 
     Args:
         name: A `TUDataset <https://chrsmrrs.github.io/datasets>`_ (graph task), whose graphs without node labels get
             one-hot degrees as ``x``, or a constant where degrees exceed 500; ``"Cora"``, ``"CiteSeer"`` or ``"PubMed"``
             (node task, public split); or ``"CustomLargeGraph"`` (node task), a graph of your own or a generated one.
-            A TUDataset that is not in :data:`KNOWN_DATASETS` must have its raw files on this machine.
+            Any other set of graphs in the layout of a TUDataset must have its raw files on this machine.
         root: Folder with data sets in PyG's layout.
-        options: For a TUDataset ``use_node_attr`` and ``use_edge_attr``, as in PyG. For ``"CustomLargeGraph"`` what
-            :func:`load_custom_graph` takes if ``edges`` is given, and otherwise what :func:`generate_graph` takes, by
-            default 20,000 nodes and 200,000 edges.
+        options: For a TUDataset ``use_node_attr`` and ``use_edge_attr``, as in PyG; by default attributes are used
+            where there are no labels of nodes or edges. For ``"CustomLargeGraph"`` what :func:`load_custom_graph` takes
+            if ``edges`` is given, and otherwise what :func:`generate_graph` takes, by default 20,000 nodes and 200,000
+            edges.
 
     Raises:
         UnknownDatasetError: No data set has this name; the text lists the known ones.
@@ -115,24 +119,58 @@ def _load_tu(
     name: str,
     root: Path | None,
     *,
-    use_node_attr: bool = False,
-    use_edge_attr: bool = False,
+    use_node_attr: bool | None = None,
+    use_edge_attr: bool | None = None,
 ) -> LoadedDataset:
     files = tuple(f"{name}_{part}.txt" for part in TU_PARTS)
-    public = PublicDataset(name, TUDataset, files, f"{TUDataset.url}/{name}.zip")
+    public = PublicDataset(name, files, f"{TUDataset.url}/{name}.zip")
     if name not in TU_DATASETS and find_raw_files(public, root) is None:
         raise UnknownDatasetError(_unknown(name, files))
-    dataset = open_dataset(public, root, use_node_attr=use_node_attr, use_edge_attr=use_edge_attr)
-    graphs = list(dataset)
+    raw = raw_files(public, root)
+    found = GraphSet(**kept(public, raw, lambda: vars(read_graph_set(raw, name))))
+    if name not in TU_DATASETS:
+        tell(found, raw, name)
+    graphs = _graphs(found, name, use_node_attr=use_node_attr, use_edge_attr=use_edge_attr)
     if graphs[0].x is None:
         graphs = _with_degrees(graphs)
-    return _described(name, "graph", graphs, dataset.num_classes)
+    return _described(name, "graph", graphs, int(found.y.max()) + 1)
+
+
+def _graphs(found: GraphSet, name: str, *, use_node_attr: bool | None, use_edge_attr: bool | None) -> list[Data]:
+    """Take graphs from a set, with attributes where they are asked for, or where there are no labels."""
+    columns = {}
+    for kind, asked, attributes, labels in (
+        ("node", use_node_attr, found.node_attributes, found.node_labels),
+        ("edge", use_edge_attr, found.edge_attributes, found.edge_labels),
+    ):
+        used = not labels.size(1) if asked is None else asked
+        if attributes.size(1) and asked is None and not used and name not in TU_DATASETS:
+            note(f"{name}_{kind}_attributes.txt is not used beside {kind} labels; give use_{kind}_attr=True in Python")
+        columns[kind] = torch.cat([attributes, labels], dim=1) if used else labels
+    counts = found.graph.bincount()
+    sizes = counts.tolist()
+    owner = found.graph[found.edge_index[0]]
+    links = owner.bincount(minlength=len(sizes)).tolist()
+    edges = torch.split(found.edge_index - (counts.cumsum(0) - counts)[owner], links, dim=1)
+    x, edge_attr = (
+        torch.split(rows, lengths) if rows.size(1) else [None] * len(sizes)
+        for rows, lengths in ((columns["node"], sizes), (columns["edge"], links))
+    )
+    graphs = []
+    for number, size in enumerate(sizes):
+        graph = Data(x=x[number], edge_index=edges[number], edge_attr=edge_attr[number], y=found.y[number : number + 1])
+        if graph.x is None:
+            graph.num_nodes = size
+        graphs.append(graph)
+    return graphs
 
 
 def _load_planetoid(name: str, root: Path | None) -> LoadedDataset:
     files = tuple(f"ind.{name.lower()}.{part}" for part in PLANETOID_PARTS)
-    dataset = open_dataset(PublicDataset(name, Planetoid, files, Planetoid.url), root)
-    return _described(name, "node", list(dataset), dataset.num_classes)
+    public = PublicDataset(name, files, Planetoid.url)
+    raw = raw_files(public, root)
+    graph = Data.from_dict(kept(public, raw, lambda: read_planetoid(raw, name).to_dict()))
+    return _described(name, "node", [graph], int(graph.y.max()) + 1)
 
 
 def _load_large_graph(*, edges: str | Path | None = None, **options: Any) -> LoadedDataset:

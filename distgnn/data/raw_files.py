@@ -1,31 +1,31 @@
-"""Where the raw files of a public data set lie, and the folder that PyTorch Geometric makes of them."""
+"""Where the raw files of a public data set lie, and what was made of them before."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import aiohttp
 import fsspec.config  # type: ignore[import-untyped]
-import torch_geometric
 from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch_geometric.io import fs
 
+from distgnn.data.tables import check_file
 from distgnn.errors import DataFormatError, DatasetNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from torch_geometric.data import InMemoryDataset
-    from torch_geometric.datasets import Planetoid, TUDataset
+    from torch import Tensor
 
 DATA_VARIABLE = "DISTGNN_DATA"
 CACHE_VARIABLE = "DISTGNN_CACHE"
@@ -33,24 +33,28 @@ BUNDLED = ("MUTAG", "Cuneiform")  # GraKeL's wheel carries them for its own test
 
 _CONNECT_SECONDS, _SILENCE_SECONDS = 5, 10
 _DOWNLOAD_ERRORS = (OSError, FSTimeoutError, aiohttp.ClientError, zipfile.BadZipFile)
-_FORMAT_ERRORS = (ValueError, IndexError, KeyError, RuntimeError, EOFError, UnpicklingError)
+_FORMAT = b"1"  # of what is kept; another number makes it anew
 
 
 @dataclass(frozen=True)
 class PublicDataset:
-    """A data set that PyG can download.
+    """A data set that can be downloaded.
 
     Attributes:
         name: Its name.
-        kind: PyG's class for it.
         files: The raw files that it cannot do without.
-        source: Where the files are to be had.
+        source: Where the files are to be had: a ``.zip`` of a folder of its name, or the folder of the files.
     """
 
     name: str
-    kind: type[TUDataset | Planetoid]
     files: tuple[str, ...]
     source: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of all its files begin with."""
+        first, last = min(self.files), max(self.files)
+        return next((first[:i] for i in range(len(first)) if first[i] != last[i]), first)
 
 
 def find_raw_files(dataset: PublicDataset, root: Path | None) -> Path | None:
@@ -68,68 +72,84 @@ def find_raw_files(dataset: PublicDataset, root: Path | None) -> Path | None:
     grakel = find_spec("grakel") if dataset.name in BUNDLED else None
     if grakel is not None:
         folders += [Path(place, "tests", "data", dataset.name) for place in grakel.submodule_search_locations or ()]
-    return next((folder for folder in folders if all((folder / file).is_file() for file in dataset.files)), None)
+    downloaded = cache_folder() / f"{dataset.name}-downloaded" / dataset.name / "raw"
+    folders.append(downloaded)
+    # Targets that are numbers stand in graph_attributes; the reader says what to do about them.
+    return next(
+        (
+            folder
+            for folder in folders
+            if all(
+                any((folder / name).is_file() for name in (file, file.replace("_graph_labels.", "_graph_attributes.")))
+                for file in dataset.files
+            )
+        ),
+        None,
+    )
 
 
-def open_dataset(dataset: PublicDataset, root: Path | None, **options: bool) -> InMemoryDataset:
-    """Open a data set with PyG, from raw files on this machine or else from the internet.
-
-    PyG's processed files go beside raw files in ``root``; everything else goes into the cache, ``$DISTGNN_CACHE`` or
-    ``~/.cache/distgnn``, so that ``$DISTGNN_DATA`` is never written to. Any number of processes may do this at once.
-
-    Args:
-        dataset: What to open.
-        root: Where the caller keeps data sets, if anywhere.
-        options: Passed to PyG's class; they must not change the processed files.
+def raw_files(dataset: PublicDataset, root: Path | None) -> Path:
+    """Find the folder with the raw files, or download them into the cache.
 
     Raises:
         DatasetNotFoundError: The files are not on this machine, and the download failed.
-        DataFormatError: PyG cannot read the files.
     """
-    raw = find_raw_files(dataset, root)
-    home = root if root is not None and raw == root / dataset.name / "raw" else _cache_home(dataset.name, raw)
-    if not (home / dataset.name / "processed" / "data.pt").is_file():
-        _process(dataset, raw, home)
-    return dataset.kind(str(home), dataset.name, **options)
+    found = find_raw_files(dataset, root)
+    return _download(dataset) if found is None else found
 
 
-def _process(dataset: PublicDataset, raw: Path | None, home: Path) -> None:
-    """Let PyG work in a draft folder, and move what it made into place in one step each."""
-    (home / dataset.name).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home, prefix="draft-") as draft:
-        if raw is not None:
-            _copy_files(raw, Path(draft, dataset.name, "raw"))
-        try:
-            with _impatient_downloads():
-                dataset.kind(draft, dataset.name)
-        except _DOWNLOAD_ERRORS as error:
-            raise DatasetNotFoundError(_how_to_get(dataset, error)) from error
-        except _FORMAT_ERRORS as error:
-            raise DataFormatError(
-                f"the files of {dataset.name} in {raw or home} cannot be read by PyG's {dataset.kind.__name__} "
-                f"({error}); take them again from {dataset.source}"
-            ) from error
-        for part in ("raw", "processed"):
-            with suppress(OSError):  # another process was first, and made the same
-                Path(draft, dataset.name, part).rename(home / dataset.name / part)
+def kept(dataset: PublicDataset, raw: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Give what was made of raw files before, or make it and keep it for the next time.
+
+    It is kept in the cache, as safetensors, under a digest of the files' content, so that edited files are read again,
+    and the folder of the raw files is only read.
+
+    Raises:
+        DataFormatError: A file is larger than memory, or what ``make`` raises.
+    """
+    path = cache_folder() / f"{dataset.name}-{_digest(dataset, raw)}.safetensors"
+    if path.is_file():
+        with suppress(SafetensorError, OSError):
+            return load_file(path)
+    made = {name: tensor.contiguous() for name, tensor in make().items()}
+    with suppress(OSError):  # a cache that cannot be written to is no reason to stop
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix="draft-") as draft:
+            save_file(made, Path(draft, path.name))
+            Path(draft, path.name).replace(path)
+    return made
 
 
-def _copy_files(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
-
-
-def _cache_home(name: str, raw: Path | None) -> Path:
-    cache = cache_folder()
-    if raw is None:
-        return cache / f"{name}-downloaded"
-    digest = hashlib.sha256(torch_geometric.__version__.encode())
-    for file in sorted(file for file in raw.iterdir() if file.is_file()):
+def _digest(dataset: PublicDataset, raw: Path) -> str:
+    digest = hashlib.sha256(_FORMAT)
+    for file in sorted(raw.glob(f"{dataset.prefix}*")):
+        check_file(file)
         digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
         digest.update(file.read_bytes())
-    return cache / f"{name}-{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:16]
+
+
+def _download(dataset: PublicDataset) -> Path:
+    """Download raw files, unread, and move them into place in one step."""
+    home = cache_folder() / f"{dataset.name}-downloaded" / dataset.name
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home, prefix="draft-") as draft:
+        try:
+            with _impatient_downloads():
+                if dataset.source.endswith(".zip"):
+                    fs.cp(dataset.source, draft, extract=True)
+                    draft_raw = Path(draft, dataset.name)
+                else:
+                    draft_raw = Path(draft, "raw")
+                    for file in dataset.files:
+                        fs.cp(f"{dataset.source}/{file}", str(draft_raw))
+        except _DOWNLOAD_ERRORS as error:
+            raise DatasetNotFoundError(_how_to_get(dataset, error)) from error
+        if not all((draft_raw / file).is_file() for file in dataset.files):
+            raise DataFormatError(f"{dataset.source} has not all of {', '.join(dataset.files)}")
+        with suppress(OSError):  # another process was first, and has the same
+            draft_raw.rename(home / "raw")
+    return home / "raw"
 
 
 @contextmanager

@@ -67,7 +67,12 @@ class Table:
 
 
 def read_table(
-    path: Path, *, key: str, pick: Callable[[TextTable], Sequence[int]] | None = None, gaps: bool = False
+    path: Path,
+    *,
+    key: str,
+    pick: Callable[[TextTable], Sequence[int]] | None = None,
+    gaps: bool = False,
+    suffix: str | None = None,
 ) -> Table:
     """Read a table of numbers.
 
@@ -79,6 +84,7 @@ def read_table(
         key: Name of the array in an ``.npz`` file or in a dictionary in a ``.pt`` file. An array alone in its file may
             have any name.
         pick: Chooses the columns of a text table to read; the others may then hold text. ``None`` reads all.
+        suffix: What kind of file it is, where its own suffix does not say so.
         gaps: Read fields that are empty, or say NaN or NA, as NaN, and True and False as 1 and 0.
 
     Raises:
@@ -87,7 +93,7 @@ def read_table(
     """
     check_file(path)
     plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    if plain.suffix.lower() in TEXT_SUFFIXES:
+    if (suffix or plain.suffix.lower()) in TEXT_SUFFIXES:
         return _read_text(path, pick, gaps=gaps)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return Table(path, read_array(path, key))

@@ -297,6 +297,8 @@ def _trials(
 def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed: int) -> tuple[list[int], list[int]]:
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  # as above
 
+    if not held_out:
+        raise ConfigError(f"{len(positions)} graphs are too few: of ten, one validates and one tests")
     try:
         kept, out = train_test_split(list(positions), test_size=held_out, stratify=labels, random_state=seed)
     except ValueError as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_geometric.loader import DataLoader
 
-from distgnn.data import load_dataset
+from distgnn.data import DataWarning, load_dataset
 from distgnn.errors import DatasetNotFoundError, UnknownDatasetError
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def test_custom_large_graph_takes_the_generator_s_options() -> None:
 def test_custom_large_graph_loads_files_when_it_is_given_edges(tmp_path: Path) -> None:
     (tmp_path / "edges.csv").write_text("0,1\n1,2\n")
     (tmp_path / "labels.csv").write_text("0\n4\n-1\n")
-    dataset = load_dataset("CustomLargeGraph", edges=tmp_path / "edges.csv", labels=str(tmp_path / "labels.csv"))
+    with pytest.warns(DataWarning):
+        dataset = load_dataset("CustomLargeGraph", edges=tmp_path / "edges.csv", labels=str(tmp_path / "labels.csv"))
     assert (dataset.num_nodes, dataset.num_edges, dataset.num_classes) == (3, 4, 5)
     assert load_dataset("CustomLargeGraph", edges=tmp_path / "edges.csv").num_classes == 0
