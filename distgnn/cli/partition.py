@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,8 +25,9 @@ def partition(
     *,
     parts: int = typer.Option(..., help="Number of parts.", rich_help_panel=_PARTS),
     method: str = typer.Option(
-        "metis",
-        help="metis keeps neighbors together; hash and range look at ids alone.",
+        None,
+        help="metis keeps neighbors together; hash and range look at ids alone.  "
+        "\\[default: metis, or hash where pymetis is not installed]",
         rich_help_panel=_PARTS,
     ),
     out: str = typer.Option(..., help="Folder to write.", rich_help_panel=_OUTPUT),
@@ -57,10 +60,20 @@ def partition(
 
     from distgnn.data.options import load_by_options  # noqa: PLC0415
     from distgnn.errors import ConfigError  # noqa: PLC0415
+    from distgnn.graph.assignment import check_method, default_method  # noqa: PLC0415
     from distgnn.graph.partition import partition_graph  # noqa: PLC0415
     from distgnn.graph.partition_writer import PICTURE  # noqa: PLC0415
     from distgnn.progress import TellingProgress  # noqa: PLC0415
 
+    if method is None:
+        method = default_method()
+        if method != "metis":
+            typer.secho(
+                "note: parts are cut by a hash of ids, for METIS needs pymetis: pip install 'distgnn[metis]'",
+                err=True,
+                fg="yellow",
+            )
+    check_method(parts, method)
     own: dict[str, str | int | None] = {
         "edges": edges,
         "features": features,
@@ -75,6 +88,7 @@ def partition(
     data = dataset.graph
     del data.n_id, data.e_id  # they count from 0, which the partition writes down by itself
     console = Console(quiet=as_json)
+    signal.signal(signal.SIGTERM, _end)  # so that what is written so far is removed
     with TellingProgress(console) as progress:
         task = progress.add_task("partitioning", total=parts)
         report = partition_graph(
@@ -91,6 +105,10 @@ def partition(
         return
     show_parts(console, report)
     show_facts(console, [*cut_facts(report), ("picture", f"{out}/{PICTURE}")])
+
+
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def show_parts(console: Console, report: PartitionReport) -> None:

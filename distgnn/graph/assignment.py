@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,10 +35,7 @@ def assign_nodes(edge_index: Tensor, num_nodes: int, num_parts: int, *, method: 
     Raises:
         ConfigError: No such method or number of parts, or METIS is not installed.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if num_parts < 1:
-        raise ConfigError(f"a graph has at least 1 part, not {num_parts}")
+    check_method(num_parts, method)
     nodes = torch.arange(num_nodes)
     if num_parts == 1 or method == "range":
         return (nodes * num_parts // max(num_nodes, 1)).int()
@@ -46,6 +44,23 @@ def assign_nodes(edge_index: Tensor, num_nodes: int, num_parts: int, *, method: 
         chosen = sample_without_replacement(nodes.numpy(), np.full(num_nodes, num_parts), 1, seed)
         return torch.from_numpy(chosen).flatten().int()
     return _metis(edge_index, num_nodes, num_parts, seed) if num_parts < num_nodes else nodes.int()
+
+
+def default_method() -> str:
+    """METIS where pymetis is installed, and a hash of ids elsewhere."""
+    return "hash" if find_spec("pymetis") is None else "metis"
+
+
+def check_method(num_parts: int, method: str) -> None:
+    """Refuse a method or a number of parts that cannot be.
+
+    Raises:
+        ConfigError: There is no such method, or no part.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if num_parts < 1:
+        raise ConfigError(f"a graph has at least 1 part, not {num_parts}")
 
 
 def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from itertools import pairwise
@@ -14,7 +13,7 @@ import torch
 
 from distgnn.errors import ConfigError, DataFormatError, DatasetNotFoundError
 from distgnn.graph.partition_reader import open_partition, read_manifest
-from distgnn.graph.partition_writer import PartitionWriter, check_free
+from distgnn.graph.partition_writer import PartitionWriter, check_free, unfinished_folder
 from distgnn.graphbolt import import_dgl
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def partition_to_dgl(folder: str | Path, out: str | Path, *, graph_name: str = "
         "ntypes": {_NODE: 0},
         "etypes": {_EDGE: 0},
     }
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+    unfinished = unfinished_folder(out)
     try:
         for number in range(len(nodes) - 1):
             metadata[f"part-{number}"] = _write_part(dgl, open_partition(folder, number), unfinished)

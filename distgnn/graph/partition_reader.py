@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distgnn.errors import ConfigError, DataFormatError, DatasetNotFoundError
-from distgnn.graph.partition_writer import FORMAT, IDS, MANIFEST, VERSION
-from distgnn.graph.tensor_files import load_tensors
+from distgnn.graph.checks import STRUCTURE, check_rows, check_structure
+from distgnn.graph.partition_writer import FORMAT, IDS, MANIFEST
+from distgnn.graph.tensor_files import SavedFile, load_tensors
 from distgnn.specs import PartitionBook
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-_STRUCTURE = ("node_ids", "edge_ids", "colptr", "sources", "halo", "halo_ids")
+_LARGEST_MANIFEST = 1 << 28  # bytes; a million parts have less
+# What each version of a manifest says of a file.
+_FILES: dict[int, Callable[[Any], SavedFile]] = {
+    1: lambda size: SavedFile(int(size)),
+    2: lambda about: SavedFile(int(about["size"]), int(about["crc32"])),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,27 +92,20 @@ def open_partition(folder: str | Path, part: int) -> Partition:
     def load(kind: str, names: tuple[str, ...] = ()) -> dict[str, Tensor]:
         # The names of files are ours; what else the manifest names is not opened.
         name = f"part-{part}/{kind}.safetensors"
-        return load_tensors(folder / name, manifest["files"].get(name, 0), names)
+        return load_tensors(folder / name, manifest["files"].get(name, SavedFile(0)), names)
 
-    structure = load("graph", _STRUCTURE)
-    halo = structure["halo"].numel()
-    lengths = dict(zip(_STRUCTURE, (num_nodes, num_edges, num_nodes + 1, num_edges, halo, halo), strict=True))
+    structure = load("graph", STRUCTURE)
+    check_structure(folder / f"part-{part}" / "graph.safetensors", structure, nodes, edges, part)
     features = {"nodes": (load("nodes"), num_nodes), "edges": (load("edges"), num_edges)}
-    checked = [("graph", name, structure[name], length) for name, length in lengths.items()]
-    checked += [(kind, name, rows, length) for kind, (all_, length) in features.items() for name, rows in all_.items()]
-    for kind, name, tensor, length in checked:
-        rows = len(tensor) if tensor.dim() else 0
-        if rows != length:
-            raise DataFormatError(
-                f"{folder / f'part-{part}' / kind}.safetensors: {name} has {rows} rows, not {length}; partition "
-                "the graph anew"
-            )
+    for kind, (tensors, length) in features.items():
+        for name, rows in tensors.items():
+            check_rows(folder / f"part-{part}" / f"{kind}.safetensors", name, rows, length)
     return Partition(
         folder=folder,
         part=part,
         nodes=nodes,
         edges=edges,
-        **{name: structure[name] for name in _STRUCTURE},
+        **{name: structure[name] for name in STRUCTURE},
         node_features=features["nodes"][0],
         edge_features=features["edges"][0],
     )
@@ -118,7 +119,13 @@ def load_new_ids(folder: str | Path) -> tuple[Tensor, Tensor]:
         DataFormatError: The file was cut off or changed.
     """
     folder = Path(folder)
-    ids = load_tensors(folder / IDS, read_manifest(folder)["files"].get(IDS, 0), ("nodes", "edges"))
+    manifest = read_manifest(folder)
+    ids = load_tensors(folder / IDS, manifest["files"].get(IDS, SavedFile(0)), ("nodes", "edges"))
+    for name, book in (("nodes", manifest["node_bounds"]), ("edges", manifest["edge_bounds"])):
+        end = book.bounds[-1]
+        check_rows(folder / IDS, name, ids[name], end)
+        if ids[name].dtype != torch.int64 or not torch.equal(ids[name].sort().values, torch.arange(end)):
+            raise DataFormatError(f"{folder / IDS}: {name} does not name each of {end} once; partition the graph anew")
     return ids["nodes"], ids["edges"]
 
 
@@ -131,6 +138,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > _LARGEST_MANIFEST):
+            raise DataFormatError(f"{path} is no file of at most {_LARGEST_MANIFEST:,} bytes; partition the graph anew")
         manifest = json.loads(path.read_text())
     except OSError as error:
         raise DatasetNotFoundError(
@@ -138,11 +147,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataFormatError(f"{path} is no JSON ({error}); partition the graph anew") from error
-    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise DataFormatError(f"{path} is not that of a {FORMAT!r} of version {VERSION}, which this distgnn reads")
+    version = manifest.get("version") if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    if type(version) is not int or version not in _FILES:
+        known = " or ".join(map(str, _FILES))
+        raise DataFormatError(f"{path} is not that of a {FORMAT!r} of version {known}, which this distgnn reads")
     try:
         books = {name: PartitionBook(tuple(map(int, manifest[name]))) for name in ("node_bounds", "edge_bounds")}
-        files = {str(name): int(size) for name, size in manifest["files"].items()}
+        files = {str(name): _FILES[version](about) for name, about in manifest["files"].items()}
         ends = [book.bounds[-1] for book in books.values()]
         lengths = {len(book.bounds) for book in books.values()}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

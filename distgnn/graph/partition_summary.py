@@ -12,7 +12,7 @@ from distgnn.errors import DataFormatError
 from distgnn.graph.dgl_partition import read_dgl_config
 from distgnn.graph.partition_reader import read_manifest
 from distgnn.graph.partition_report import PartitionReport, PartSummary
-from distgnn.graph.partition_writer import FORMAT, VERSION
+from distgnn.graph.partition_writer import FORMAT
 from distgnn.graph.tensor_files import FileSummary
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def summarize_partition(folder: Path) -> PartitionSummary:
         found = manifest["report"]
         parts = tuple(PartSummary(**part) for part in found["parts"])
         report = PartitionReport(str(folder), str(found["method"]), parts, tuple(found["left_out"]))
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataFormatError(f"{folder} lacks or spoils its report ({error!r}); partition the graph anew") from error
     features: Features = {"nodes": {}, "edges": {}}
-    files = {name: _look(folder / name, size) for name, size in manifest["files"].items()}
+    files = {name: _look(folder / name, saved.size) for name, saved in manifest["files"].items()}
     for kind, total in (("nodes", sum(nodes)), ("edges", sum(edges))):
         name = f"part-0/{kind}.safetensors"
         if name not in files or files[name].problem:
@@ -93,7 +93,7 @@ def summarize_partition(folder: Path) -> PartitionSummary:
             files[name] = FileSummary(files[name].size, f"no safetensors file: {error}")
     return PartitionSummary(
         folder=str(folder),
-        format=f"{FORMAT}, version {VERSION}",
+        format=f"{FORMAT}, version {manifest['version']}",
         written_by=str(manifest.get("written_by")),
         method=report.method,
         nodes=nodes,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
+import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import torch
 
 from distgnn._version import __version__
 from distgnn.errors import ConfigError, DistGNNError
 from distgnn.graph.partition_report import PartitionReport, PartSummary, draw_partition
-from distgnn.graph.tensor_files import TensorFile, blocks, save_rows, save_tensors
+from distgnn.graph.tensor_files import TensorFile, blocks, checksum_of, save_rows, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,14 +26,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-FORMAT, VERSION = "distgnn partition", 1
+FORMAT, VERSION = "distgnn partition", 2
 MANIFEST, IDS, PICTURE = "manifest.json", "ids.safetensors", "partition.png"
 
 
 class PartitionWriter:
     """The folder of a partition while it is written; a context manager.
 
-    It is written under another name, gets its own in :meth:`finish`, and is removed when that is not reached.
+    It is written under another name, gets its own in :meth:`finish`, and is removed when that is not reached; where the
+    process was killed, by the next that writes to the same name.
 
     Args:
         out: The folder.
@@ -45,7 +49,7 @@ class PartitionWriter:
     def __init__(self, out: Path, node_ids: Tensor, num_edges: int, *, overwrite: bool) -> None:
         check_free(out, overwrite=overwrite)
         self._out = out
-        self._folder = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
+        self._folder = unfinished_folder(out)
         self._node_ids = node_ids
         self._num_edges = num_edges
         self._node_bounds, self._edge_bounds = [0], [0]
@@ -54,8 +58,9 @@ class PartitionWriter:
     def __enter__(self) -> Self:
         try:
             self._begin()
-        except OSError as error:
+        except BaseException as error:  # a signal's among them, so that nothing is left
             self.__exit__(type(error), error, None)
+            raise
         return self
 
     def _begin(self) -> None:
@@ -143,7 +148,10 @@ class PartitionWriter:
             "num_edges": self._edge_bounds[-1],
             "node_bounds": self._node_bounds,
             "edge_bounds": self._edge_bounds,
-            "files": {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in files},
+            "files": {
+                path.relative_to(self._folder).as_posix(): {"size": path.stat().st_size, "crc32": checksum_of(path)}
+                for path in files
+            },
             "report": {name: value for name, value in report.as_dict().items() if name != "folder"},
         }
         (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -162,9 +170,31 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: It is there.
     """
+    _clear_unfinished(out)
     if not (out.exists() or out.is_symlink()):
         return
     if not overwrite:
         raise ConfigError(f"{out} is there already; choose another folder, or replace it (--overwrite)")
     if not (out / MANIFEST).is_file():
         raise ConfigError(f"{out} is there and is no partition, so it is not overwritten; choose another folder")
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Name the folder that is written before ``out`` gets its name, by this host and process."""
+    return out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.unfinished")
+
+
+def _clear_unfinished(out: Path) -> None:
+    """Remove what killed processes of this host have left beside ``out``; what they were to replace is put back."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.{glob.escape(socket.gethostname())}.*"):
+        words = folder.name.split(".")
+        if (
+            words[-1] not in {"unfinished", "replaced"}
+            or not words[-2].isdecimal()
+            or psutil.pid_exists(int(words[-2]))
+        ):
+            continue
+        if words[-1] == "replaced" and not out.exists():
+            folder.rename(out)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import stat
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -214,30 +216,63 @@ def blocks(num_rows: int, row_bytes: int) -> Iterator[tuple[int, slice]]:
         yield first, slice(first, min(first + step, num_rows))
 
 
-def load_tensors(path: Path, size: int, names: Iterable[str] = ()) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class SavedFile:
+    """What is known of a file since it was written.
+
+    Args:
+        size: Its bytes.
+        checksum: CRC-32 of its content; None where nobody wrote it down.
+    """
+
+    size: int
+    checksum: int | None = None
+
+
+def checksum_of(path: Path) -> int:
+    """Return the CRC-32 of a file's content."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def load_tensors(path: Path, saved: SavedFile, names: Iterable[str] = ()) -> dict[str, Tensor]:
     """Read a file whole.
 
     Args:
         path: The file.
-        size: How many bytes it must have.
+        saved: What it must be.
         names: Tensors that must be in it.
 
     Raises:
         DatasetNotFoundError: It is missing.
-        DataFormatError: It has another size, cannot be read, or lacks a tensor.
+        DataFormatError: It has another size or content, is larger than memory, cannot be read, or lacks a tensor.
     """
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} is missing; copy the whole folder again, or partition the graph anew")
     found = path.stat().st_size
-    if found != size:
+    if found != saved.size:
         raise DataFormatError(
-            f"{path} has {found:,} bytes, not the {size:,} it was written with; copy it again, or partition the graph "
-            "anew"
+            f"{path} has {found:,} bytes, not the {saved.size:,} it was written with; copy it again, or partition the "
+            "graph anew"
+        )
+    free = psutil.virtual_memory().available
+    if found > free:
+        raise DataFormatError(
+            f"{path} has {found:,} bytes, and {free:,} bytes of memory are free; cut the graph into more parts"
         )
     try:
+        if saved.checksum is not None and checksum_of(path) != saved.checksum:
+            raise DataFormatError(
+                f"{path} is not what was written: its checksum is another; copy it again, or partition the graph anew"
+            )
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DataFormatError):
+            raise
         raise DataFormatError(f"{path} cannot be read as safetensors ({error}); partition the graph anew") from error
     missing = [name for name in names if name not in tensors]
     if missing:

@@ -94,3 +94,25 @@ def test_many_small_graphs_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: 
     pytest.importorskip("grakel", reason="MUTAG's raw files come with the extra demo")
     assert partition("MUTAG", "--parts", "2", "--out", "cut", monkeypatch=monkeypatch) == 2
     assert "MUTAG has 188 small graphs" in capsys.readouterr().err
+
+
+def test_without_pymetis_parts_are_cut_by_a_hash_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pymetis", None)
+    words = ["CustomLargeGraph", "--num-nodes", "20", "--num-edges", "40", "--parts", "2"]
+    assert partition(*words, "--out", "cut", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr()
+    assert "note: parts are cut by a hash of ids" in shown.err
+    assert "2 parts by hash" in shown.out
+    assert partition(*words, "--out", "other", "--method", "metis", monkeypatch=monkeypatch) == 2
+    assert "pip install 'distgnn[metis]'" in capsys.readouterr().err
+
+
+def test_a_number_of_parts_that_cannot_be_is_refused_before_anything_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert partition("CustomLargeGraph", "--parts", "0", "--out", "cut", monkeypatch=monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "error: a graph has at least 1 part, not 0\n"
+    assert not shown.out

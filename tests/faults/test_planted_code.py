@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from distgnn.cli.app import main
 from tests.faults.test_checkpoint_damage import planted_files
 
 if TYPE_CHECKING:
@@ -21,16 +20,20 @@ TRAIN = "train --epochs 1 --num-layers 1 --hidden-channels 4 --name one --out"
 OWN = "--dataset CustomLargeGraph --use-dist-embedding --embedding-dim 4"
 
 
-def distgnn(folder: Path, words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "distgnn", *words.split()],
-        cwd=folder,
-        env={**os.environ, "DISTGNN_CACHE": str(folder / "cache"), "DISTGNN_DATA": "", "HTTPS_PROXY": "http://[::1]:9"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def distgnn(words: str) -> int:
+    """Run a command in this process; an exception that is not ours comes through."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["distgnn", *words.split()])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return int(end.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DISTGNN_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
 
 
 def write_own(folder: Path) -> list[str]:
@@ -70,7 +73,7 @@ def in_place_of_processed_files(folder: Path, content: bytes) -> list[str]:
 
 def in_place_of_raw_files_and_the_cache(folder: Path, content: bytes) -> list[str]:
     words = write_set(folder)[0]
-    assert distgnn(folder, words).returncode == 0
+    assert distgnn(words) == 0
     for kept in (folder / "cache").iterdir():
         kept.write_bytes(content)
     (folder / "data" / "mine" / "raw" / "mine_node_labels.txt").write_bytes(content)
@@ -79,7 +82,7 @@ def in_place_of_raw_files_and_the_cache(folder: Path, content: bytes) -> list[st
 
 def in_place_of_a_run_s_files(folder: Path, content: bytes) -> list[str]:
     words = write_own(folder)[0] + " --checkpoint-every 1"
-    assert distgnn(folder, words).returncode == 0
+    assert distgnn(words) == 0
     for path in [path for path in (folder / "runs").rglob("*") if path.is_file()]:
         path.write_bytes(content)
     (folder / "ip_config.txt").write_bytes(content)
@@ -96,7 +99,7 @@ def in_place_of_a_run_s_files(folder: Path, content: bytes) -> list[str]:
 def in_place_of_a_partition_s_files(folder: Path, content: bytes) -> list[str]:
     write_own(folder)
     cut = "partition CustomLargeGraph --parts 1 --method hash --out cut --edges edges.csv --labels labels.csv"
-    assert distgnn(folder, cut).returncode == 0
+    assert distgnn(cut) == 0
     for path in [path for path in (folder / "cut").rglob("*") if path.is_file() and path.name != "manifest.json"]:
         path.write_bytes(content)
     train = f"{TRAIN} runs --partition cut --mode full --use-dist-embedding --embedding-dim 4"
@@ -118,8 +121,7 @@ def test_planted_code_does_not_run(plant: Callable[[Path, bytes], list[str]], ki
     mark = tmp_path / "executed"
     content = planted_files(mark)[kind]
     for words in plant(tmp_path, content):
-        done = distgnn(tmp_path, words)
-        assert "Traceback" not in done.stderr, done.stderr
+        assert distgnn(words) in {0, 1, 2}, words
         assert not mark.exists(), words
     # The proof that it is what it should be.
     pickle.loads(content) if kind == "pickle" else torch.load(mark.with_name("planted.pt"), weights_only=False)
