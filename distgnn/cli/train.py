@@ -141,6 +141,11 @@ def train(  # one local a command line option
         help="Learning rate of the embeddings.  \\[default: 0.001 on graph data, 0.01 on one graph]",
         rich_help_panel=_TRAINING,
     ),
+    threads: int = typer.Option(
+        None,
+        help="Threads of a rank.  \\[default: OMP_NUM_THREADS, else by the work of a step and the cores that are free]",
+        rich_help_panel=_CLUSTER,
+    ),
     seed: int = typer.Option(
         _DEFAULT.seed, help="Seed of weights, embeddings, splits and batches.", rich_help_panel=_TRAINING
     ),

@@ -90,6 +90,8 @@ class TrainConfig:
             evaluation.
         sparse_optimizer: Update rule of the stored embeddings.
         sparse_lr: Its learning rate; None is 0.001 on graph data sets and 0.01 on one graph.
+        threads: How many threads a rank computes with; None is what ``OMP_NUM_THREADS`` says, or else by the work of a
+            step and the cores that are free.
         seed: Seed of weights, embeddings, splits and batches.
         runs: Train so many times, with seeds ``seed``, ``seed + 1``, ...
         folds: Cross-validate a graph data set in so many folds, by the GIN paper's protocol; 0 splits once.
@@ -145,6 +147,7 @@ class TrainConfig:
     use_dist_tensor: bool = False
     sparse_optimizer: str = "adam"
     sparse_lr: float | None = None
+    threads: int | None = None
     seed: int = 0
     runs: int = 1
     folds: int = 0
@@ -168,6 +171,7 @@ class TrainConfig:
         counts = ("epochs", "eval_every", "hidden_channels", "runs", "keep")
         optional_counts = (
             "num_layers",
+            "threads",
             "batch_size",
             "steps_per_epoch",
             "embedding_dim",

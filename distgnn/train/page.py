@@ -45,7 +45,7 @@ def make_page(result: Result, title: str, facts: Mapping[str, str], config: Trai
         "Python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "ranks": str(len(result.peak_memory_mb)),
-        "threads a rank": str(torch.get_num_threads()),
+        "threads a rank": str(result.threads),
     }
     spent = {kind: np.sum([(epoch.spent or {})[kind] for epoch in timed], axis=0) for kind in KINDS} if timed else {}
     drawn = bool(spent) and bool(result.timeline)

@@ -181,6 +181,7 @@ class RunFolder:
             "test_classes": result.classes,
             "rows_per_second": result.rows_per_second,
             "peak_memory_mb": result.peak_memory_mb,
+            "threads": result.threads,
             "models": [str(one.relative_to(self.path)) if one else None for one in models],
         }
         title = f"{dataset.name}: {self._config.model.upper()} on backend {self._config.backend}"
@@ -298,7 +299,7 @@ class RunFolder:
             "trained": f"{kind} of {config.epochs} epoch{'s' if config.epochs > 1 else ''}, {seconds:.1f} s",
             f"test {result.measure}": score,
             "chosen by": result.rule,
-            "speed": f"{result.rows_per_second:,.0f} rows/s in training",
+            "speed": f"{result.rows_per_second:,.0f} rows/s in training, {_threads(result)}",
         }
         if result.history[-1][-1].staleness is not None:
             facts["histories"] = _ages([epoch.staleness or {} for trial in result.history for epoch in trial])
@@ -312,6 +313,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _threads(result: Result) -> str:
+    each = " a rank" if len(result.peak_memory_mb) > 1 else ""
+    return f"{result.threads} thread{'s' if result.threads > 1 else ''}{each}"
 
 
 def _ages(counts: list[dict[str, float]]) -> str:

@@ -47,6 +47,7 @@ _FREE = {
     "save_model",
     "secret_file",
     "tensorboard",
+    "threads",
 }
 
 

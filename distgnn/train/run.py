@@ -29,6 +29,7 @@ from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.selection import best_validation, finite
 from distgnn.train.session import Session
 from distgnn.train.source import Source
+from distgnn.train.threads import choose_threads
 from distgnn.train.timeline import Timeline
 from distgnn.train.trained import KeptModels
 from distgnn.train.trial import Trial
@@ -66,6 +67,7 @@ class Result:
         classes: Into how many classes the model put the test set at that epoch, None where links are predicted.
         peak_memory_mb: Largest resident memory of each rank's process, in MiB.
         folder: Where the run's files are.
+        threads: How many threads rank 0 computed with.
         timeline: With ``report``, what each rank did in the last epoch; see :class:`~distgnn.train.timeline.Timeline`.
     """
 
@@ -78,6 +80,7 @@ class Result:
     history: list[list[Epoch]]
     peak_memory_mb: list[float]
     folder: Path
+    threads: int
     timeline: Sequence[Segments] = ()
 
     @property
@@ -138,11 +141,15 @@ def train(config: TrainConfig, *, console: Console, show: Callable[[dict[str, An
             with console.status("opening the graph"):
                 source = Source(config, loaded, session, progress)
             at_the_end.callback(source.close)
+            before = torch.get_num_threads()
+            threads = choose_threads(config, source.dataset, before)
+            torch.set_num_threads(threads)
+            at_the_end.callback(torch.set_num_threads, before)
             del loaded  # a source in parts or in stores needs it no more
             with progress, checkpoints:
                 history = _run(config, source, trials, folder, progress, checkpoints)
             memory = session.gather(torch.tensor([peak_memory() / 2**20])).tolist()
-        result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank)
+        result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank, threads)
         if session.is_main:
             folder.finish(result, source.dataset, console, show)
             for note in _notes(config, result, source.dataset.task):
@@ -313,6 +320,7 @@ def _result(
     peak_memory_mb: list[float],
     folder: Path,
     timeline: Sequence[Segments],
+    threads: int,
 ) -> Result:
     evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
     tests = np.array([[epoch.test for epoch in trial] for trial in evaluated], dtype=np.float64)
@@ -333,4 +341,5 @@ def _result(
         peak_memory_mb=peak_memory_mb,
         folder=folder,
         timeline=timeline,
+        threads=threads,
     )

@@ -111,7 +111,7 @@ def test_the_best_epoch_is_one_before_the_loss_was_not_finite() -> None:
     result = train(keep_going=True)
     scores = enumerate((0.3, 0.4, torch.nan), start=1)
     epochs = [Epoch(0, number, 1.0, 0.5, score, score, None, 1.0, 1.0) for number, score in scores]
-    again = run._result(TrainConfig(), Classification(), [epochs], [1.0], result.folder, ())
+    again = run._result(TrainConfig(), Classification(), [epochs], [1.0], result.folder, (), 1)
     assert (again.epochs, again.scores) == ([2], [0.4])
 
 
