@@ -54,3 +54,18 @@ def test_every_page_can_be_reached_from_the_menu(site: Path) -> None:
     menu = (site / "index.html").read_text()
     pages = {str(page.relative_to(site)) for page in site.rglob("*.html")} - {"404.html", "index.html"}
     assert {page for page in pages if f'href="{page}"' not in menu} == set()
+
+
+def test_models_come_first_with_what_they_inherit(site: Path) -> None:
+    page = (site / "api/nn.html").read_text()
+    first, second, *_ = dict.fromkeys(re.findall(r'id="distgnn\.nn\.(\w+)"', page))
+    assert (first, second) == ("DistributedGIN", "DistributedGINE")
+    for member in ("forward", "inference", "close", "set_num_embeddings"):
+        assert f'id="distgnn.nn.DistributedGINE.{member}"' in page
+
+
+def test_what_is_copied_from_a_console_has_no_prompt(site: Path) -> None:
+    page = (site / "install.html").read_text()
+    assert '<span class="gp">$ </span>pip' in page  # the prompt has an element of its own
+    assert "[data-md-copying] .gp" in (site / "site.css").read_text()
+    assert any("data-md-copying" in script.read_text() for script in site.rglob("bundle.*.js"))
