@@ -21,7 +21,7 @@ def texts() -> set[str]:
     for file in (ROOT / "distgnn").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.JoinedStr):
-                found.add("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return found
