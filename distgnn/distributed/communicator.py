@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
+from distgnn.errors import PeerLostError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -114,6 +117,19 @@ def check_source(source: int, world_size: int) -> None:
     """
     if not 0 <= source < world_size:
         raise ValueError(f"source must be a rank from 0 to {world_size - 1}, not {source}")
+
+
+@contextmanager
+def during(about: str) -> Iterator[None]:
+    """Say in the text of a lost rank what its wait was for.
+
+    Args:
+        about: As a user would say it.
+    """
+    try:
+        yield
+    except PeerLostError as error:
+        raise PeerLostError(f"{error} (in {about})") from error
 
 
 def barrier(communicator: Communicator) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,8 +16,25 @@ from distgnn.errors import ConfigError
 from distgnn.storage.toolkit.sampling import derive_seed, sample_without_replacement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
+_METIS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: it ends with who asks
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+import numpy as np
+import pymetis
+width = pymetis.zero_copy_dtype()
+starts, pairs, weights = (np.frombuffer(sys.stdin.buffer.read(8 * int(count)), np.int64) for count in sys.argv[4:])
+graph = pymetis.CSRAdjacency(starts.astype(width, copy=False), pairs.astype(width, copy=False))
+weights, options = weights.astype(width, copy=False), pymetis.Options(seed=int(sys.argv[3]))
+_, parts = pymetis.part_graph(int(sys.argv[2]), graph, eweights=weights, options=options)
+sys.stdout.buffer.write(np.array(parts, dtype=np.int32).tobytes())
+"""
 METHODS = ("metis", "hash", "range")
 
 
@@ -64,12 +85,10 @@ def check_method(num_parts: int, method: str) -> None:
 
 
 def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:
-    try:
-        import pymetis  # noqa: PLC0415  # an extra
-    except ImportError as error:
+    if find_spec("pymetis") is None:
         raise ConfigError(
             "method 'metis' needs the package pymetis: pip install 'distgnn[metis]'; or choose the method hash or range"
-        ) from error
+        )
     # An edge counts as often as it is there, in either direction, so that METIS cuts the least of the edges given.
     sources, destinations = edge_index.numpy()
     pairs = np.concatenate([sources * num_nodes + destinations, destinations * num_nodes + sources])
@@ -80,11 +99,26 @@ def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Ten
     pairs = pairs[first]
     starts = np.searchsorted(pairs, np.arange(num_nodes + 1) * num_nodes)
     pairs %= num_nodes
-    width = pymetis.zero_copy_dtype()
-    _, parts = pymetis.part_graph(
-        num_parts,
-        pymetis.CSRAdjacency(starts.astype(width, copy=False), pairs.astype(width, copy=False)),
-        eweights=weights.astype(width, copy=False),
-        options=pymetis.Options(seed=derive_seed(seed) % 2**31),
-    )
-    return torch.tensor(parts, dtype=torch.int32)
+    arrays = [np.ascontiguousarray(each, np.int64) for each in (starts, pairs, weights)]
+    return torch.from_numpy(_aside(arrays, num_parts, derive_seed(seed) % 2**31))
+
+
+def _aside(arrays: Sequence[NDArray[np.int64]], num_parts: int, seed: int) -> NDArray[np.int32]:
+    """Run METIS in a process of its own: it lets no other thread of its process do anything, and cannot be stopped."""
+    numbers = [os.getpid(), num_parts, seed, *(len(array) for array in arrays)]
+    with subprocess.Popen(  # noqa: S603  # our own
+        [sys.executable, "-c", _METIS, *map(str, numbers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as metis:
+        assert metis.stdin is not None
+        with suppress(OSError):  # it has ended, and its standard error says why
+            for array in arrays:
+                metis.stdin.write(array.data)
+        parts, errors = metis.communicate()
+    if metis.returncode:
+        why = errors.decode(errors="replace").strip().rpartition("\n")[2] or "it may have had too little memory"
+        raise ConfigError(f"METIS ended with code {metis.returncode}: {why}; choose the method hash or range")
+    return np.frombuffer(bytearray(parts), np.int32)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import BatchNorm1d, Module
 
+from distgnn.distributed.communicator import during
 from distgnn.errors import GraphInputError
 from distgnn.ranks import communicator_of
 from distgnn.registry import get_backend
@@ -22,11 +23,13 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, communicator: Communicator) -> Tensor:
         ctx.communicator = communicator
-        return communicator.all_reduce(values)
+        with during("batch normalization over ranks"):
+            return communicator.all_reduce(values)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.communicator.all_reduce(gradients), None
+        with during("batch normalization over ranks, backward"):
+            return ctx.communicator.all_reduce(gradients), None
 
 
 class _Held:

@@ -3,7 +3,9 @@
 A whole test file of a plugin::
 
     import pytest
-    from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
+    from distgnn.testing import (
+        BackendTests, CommunicatorTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
+    )
     from distgnn_mine import MyBackend
 
     class Mine:
@@ -14,6 +16,7 @@ A whole test file of a plugin::
             backend.close()
 
     class TestBackend(Mine, BackendTests): ...
+    class TestCommunicator(Mine, CommunicatorTests): ...
     class TestEmbeddings(Mine, EmbeddingStoreTests): ...
     class TestTensors(Mine, TensorStoreTests): ...
     class TestGraphs(Mine, GraphStoreTests): ...
@@ -46,6 +49,7 @@ pytest.register_assert_rewrite(
         for module in (
             "backend",
             "checkpoints",
+            "communicator",
             "embedding_store",
             "embedding_updates",
             "graph_store",
@@ -59,6 +63,7 @@ pytest.register_assert_rewrite(
 )
 
 from distgnn.testing.backend import BackendTests  # noqa: E402  # after its asserts are to be rewritten
+from distgnn.testing.communicator import CommunicatorTests  # noqa: E402
 from distgnn.testing.embedding_store import EmbeddingStoreTests  # noqa: E402
 from distgnn.testing.graph_store import GraphStoreTests  # noqa: E402
 from distgnn.testing.lost_ranks import LostRankTests  # noqa: E402
@@ -67,6 +72,7 @@ from distgnn.testing.tensor_store import TensorStoreTests  # noqa: E402
 
 __all__ = [
     "BackendTests",
+    "CommunicatorTests",
     "EmbeddingStoreTests",
     "GraphStoreTests",
     "LostRankTests",

@@ -9,7 +9,7 @@ from weakref import ref
 import torch
 from torch.nn import Module
 
-from distgnn.distributed.communicator import all_gather_texts
+from distgnn.distributed.communicator import all_gather_texts, during
 from distgnn.errors import CallOrderError, ConfigError
 from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
 
@@ -132,7 +132,8 @@ class SummedGradients(Module):
         """Sum at the end of a backward that some parameters may have no part in."""
         asked = self._asked()
         found = torch.tensor([each in self._seen for each in asked], dtype=torch.int32)
-        anywhere = self._communicator.all_reduce(found, "max").tolist()
+        with during("the sum of gradients"):
+            anywhere = self._communicator.all_reduce(found, "max").tolist()
         used = [each for each, there in zip(asked, anywhere, strict=True) if there]
         for each in used:
             if each not in self._seen:
@@ -147,7 +148,8 @@ class SummedGradients(Module):
         self._is_unsummed = False
         with torch.no_grad():
             for group in _by_dtype([each.grad for each in parameters if each.grad is not None]):
-                total = self._communicator.all_reduce(torch.cat([each.flatten() for each in group]))
+                with during("the sum of gradients"):
+                    total = self._communicator.all_reduce(torch.cat([each.flatten() for each in group]))
                 for gradient, part in _dealt_out(total, group):
                     gradient.copy_(part)
             for parameter, before in earlier.items():
@@ -156,7 +158,8 @@ class SummedGradients(Module):
 
     def _spread(self, tensors: Iterable[Tensor]) -> None:
         for group in _by_dtype(tensors):
-            flat = self._communicator.broadcast(torch.cat([each.flatten() for each in group]))
+            with during("a broadcast of rank 0's parameters and buffers"):
+                flat = self._communicator.broadcast(torch.cat([each.flatten() for each in group]))
             for tensor, part in _dealt_out(flat, group):
                 if not torch.equal(tensor, part):  # autograd may hold it for a backward that is to come
                     tensor.copy_(part)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.data import LoadedDataset
+from distgnn.distributed.work import work_of_one
 from distgnn.graph import cut_part, load_part
 from distgnn.graph.assignment import assign_nodes
 from distgnn.train.nodes import check_labels
@@ -38,10 +39,15 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
     graph = dataset.graph
     if dataset.task == "node":
         check_labels(graph, f"data set {dataset.name!r}")
-    parts = torch.zeros(dataset.num_nodes, dtype=torch.int32)
-    if session.is_main:  # alone: METIS may give others elsewhere
+
+    def assigned() -> Tensor:
         method = "hash" if find_spec("pymetis") is None else "metis"
-        parts = assign_nodes(graph.edge_index, dataset.num_nodes, session.world_size, method=method, seed=config.seed)
+        return assign_nodes(graph.edge_index, dataset.num_nodes, session.world_size, method=method, seed=config.seed)
+
+    # Rank 0 alone: METIS may give others elsewhere.
+    parts = work_of_one(session.communicator, assigned, "the partitioning of the graph by rank 0")
+    if parts is None:
+        parts = torch.zeros(dataset.num_nodes, dtype=torch.int32)
     part = cut_part(graph, session.from_main(parts), session.rank, session.world_size)
     return replace(dataset, graphs=[part])
 

@@ -6,7 +6,7 @@ import pytest
 
 from distgnn.testing import run_on_ranks
 
-KITS = ("dgl_conforms", "pyg_conforms")
+KITS = ("dgl_conforms", "pyg_conforms", "sockets_conform")
 TRAINING = ("halo", "listens", "sampling", "trains_like_memory")
 
 

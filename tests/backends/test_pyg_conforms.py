@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import distgnn
-from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
+from distgnn.testing import BackendTests, CommunicatorTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,10 @@ class Pyg:
     def backend(cls) -> Iterator[distgnn.Backend]:
         with distgnn.use("pyg", timeout=20) as backend:
             yield backend
+
+
+class TestPygCommunicator(Pyg, CommunicatorTests):
+    pass
 
 
 class TestPygEmbeddingStore(Pyg, EmbeddingStoreTests):

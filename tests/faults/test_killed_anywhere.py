@@ -24,7 +24,7 @@ SCRIPT = "failing_rank.py"
 CALLS = {
     "writes": "rank 1 is gone, noticed by rank 0 in write of tensor store 'layer'",
     "openings": "rank 1 is gone, noticed by rank 0 in ",  # the opening, or the lookup after it
-    "saves": "a rank is gone or silent, noticed by rank 0 in the writing of checkpoint",
+    "saves": "rank 1 is gone, noticed by rank 0 in an all-gather of ",
 }
 
 

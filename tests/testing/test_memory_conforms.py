@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import distgnn
-from distgnn.testing import BackendTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
+from distgnn.testing import BackendTests, CommunicatorTests, EmbeddingStoreTests, GraphStoreTests, TensorStoreTests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,10 @@ class OnMemory:
 
 
 class TestMemoryBackend(OnMemory, BackendTests):
+    pass
+
+
+class TestMemoryCommunicator(OnMemory, CommunicatorTests):
     pass
 
 

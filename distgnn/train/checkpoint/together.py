@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from distgnn import errors
+from distgnn.distributed.communicator import during
 from distgnn.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointWriteError,
     DistGNNError,
-    PeerLostError,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +51,8 @@ def together(session: Session, work: Iterator[int], about: str, report: Callable
                 failure = error
         kind = type(failure).__name__ if isinstance(failure, DistGNNError) else "CheckpointError"
         said = "" if failure is None else f"{kind} {failure}"
-        try:
+        with during(f"the {about}"):
             answers = session.texts(f"{'left' if left else 'done'} {said}")
-        except RuntimeError as error:
-            raise PeerLostError(
-                f"a rank is gone or silent, noticed by rank {session.rank} in the {about} ({error})"
-            ) from error
         if failure is not None:
             raise failure
         for rank, answer in enumerate(answers):
