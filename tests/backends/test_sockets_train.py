@@ -25,9 +25,9 @@ COMMON = (
     "--dropout",
     "0",
 )
-TABLE = ("--use-dist-embedding", "--embedding-dim", "8", "--hidden-channels", "16", "--norm", "batch_norm")
+TABLE = ("--use-dist-embedding", "--embedding-dim", "8", "--hidden-channels", "16")
 JOBS = {
-    "full": ("--mode", "full"),
+    "full": ("--mode", "full", "--norm", "batch_norm"),
     "sampled": ("--mode", "sampled", "--batch-size", "40", "--num-neighbors", "4,4,4"),
 }
 

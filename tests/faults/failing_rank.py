@@ -83,6 +83,60 @@ def saves(backend: SpreadBackend) -> None:
             say("working")
 
 
+def gradients(backend: SpreadBackend) -> None:
+    from distgnn.train.session import Session
+
+    wrapped = Session(backend).wrap(torch.nn.Linear(64, 64), sync_batch_norm=False)
+    for done in range(10**9):
+        wrapped(torch.randn(8, 64)).sum().backward()
+        if done == 5:
+            say("working")
+
+
+def normalization(backend: SpreadBackend) -> None:
+    from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
+
+    norm = convert_sync_batch_norm(torch.nn.BatchNorm1d(8), backend.communicator)
+    for done in range(10**9):
+        norm(torch.randn(5, 8)).square().sum().backward()
+        if done == 5:
+            say("working")
+
+
+def session_calls(backend: SpreadBackend) -> None:
+    from distgnn.train.session import Session
+
+    session = Session(backend)
+    for done in range(10**9):
+        session.sum([1.0])
+        session.gather(torch.ones(3, 2))
+        session.texts("words")
+        session.from_main(torch.ones(4))
+        if done == 5:
+            say("working")
+
+
+def barriers(backend: SpreadBackend) -> None:
+    from distgnn.distributed.communicator import barrier
+
+    for done in range(10**9):
+        barrier(backend.communicator)
+        if done == 20:
+            say("working")
+
+
+def works(backend: SpreadBackend) -> None:
+    """Wait for rank 0, which works for longer than the timeout, and then on and on."""
+    from distgnn.distributed.work import work_of_one
+
+    timeout = float(sys.argv[3])
+    begin = time.monotonic()
+    work_of_one(backend.communicator, lambda: time.sleep(1.5 * timeout), "a long work")
+    assert time.monotonic() - begin > timeout
+    say("working")
+    work_of_one(backend.communicator, lambda: time.sleep(1e6), "a longer work")
+
+
 def jumps(backend: SpreadBackend) -> None:
     """Work on while this process's clock jumps by days, to and fro."""
     store = backend.open_embedding(EmbeddingSpec("words", 50, 4, std=0.0))
