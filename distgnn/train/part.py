@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from distgnn.data import LoadedDataset
 from distgnn.distributed.work import work_of_one
 from distgnn.graph import cut_part, load_part
-from distgnn.graph.assignment import assign_nodes
+from distgnn.graph.assignment import assign_nodes, default_method
 from distgnn.train.nodes import check_labels
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
         check_labels(graph, f"data set {dataset.name!r}")
 
     def assigned() -> Tensor:
-        method = "hash" if find_spec("pymetis") is None else "metis"
+        method = default_method()
         return assign_nodes(graph.edge_index, dataset.num_nodes, session.world_size, method=method, seed=config.seed)
 
     # Rank 0 alone: METIS may give others elsewhere.

@@ -46,6 +46,13 @@ def test_a_dtype_that_every_backend_has_is_not_skipped(dtype: torch.dtype) -> No
 
 
 def test_the_kit_offers_its_suites_and_a_way_to_run_them_on_ranks() -> None:
-    suites = ["BackendTests", "CommunicatorTests", "EmbeddingStoreTests", "GraphStoreTests", "TensorStoreTests"]
+    suites = [
+        "BackendTests",
+        "CommunicatorTests",
+        "EmbeddingStoreTests",
+        "GraphStoreTests",
+        "LostRankTests",
+        "TensorStoreTests",
+    ]
     assert distgnn.testing.__all__ == [*suites, "run_on_ranks"]
     assert all(hasattr(distgnn.testing, name) for name in distgnn.testing.__all__)
