@@ -6,9 +6,12 @@ The optimizers take modules and behave as :mod:`torch.optim`'s::
     loss.backward()
     sparse.step()
 
+:func:`clip_grad_norm_` clips the gradients of layers and rows together.
+
 :func:`take_rows`, :func:`put_rows` and :func:`sum_by_id` are what a backend moves and sums rows with.
 """
 
+from distgnn.optim.clipping import clip_grad_norm_
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
 from distgnn.optim.sparse import SparseAdagrad, SparseAdam, SparseOptimizer, SparseRowWiseAdagrad, SparseSGD
 from distgnn.storage.toolkit.rows import put_rows, sum_by_id, take_rows
@@ -23,6 +26,7 @@ __all__ = [
     "SparseOptimizer",
     "SparseRowWiseAdagrad",
     "SparseSGD",
+    "clip_grad_norm_",
     "put_rows",
     "sum_by_id",
     "take_rows",

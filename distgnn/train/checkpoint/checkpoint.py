@@ -24,6 +24,7 @@ from distgnn.errors import CheckpointError, CheckpointWriteError
 from distgnn.graph.tensor_files import DTYPES
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.stored import StoredEmbedding
+from distgnn.optim.table_state import tables_left_out
 from distgnn.protocols import SupportsCheckpoint
 from distgnn.train.checkpoint.folder import draft_of, sync_folder
 from distgnn.train.checkpoint.manifest import (
@@ -252,7 +253,8 @@ class Checkpoint:
                 f"rank {rank} does not see the folder {draft} that rank 0 made: all ranks need the same file system"
             )
         whole: dict[str, Tensor] = {}
-        parts = {name: part.state_dict() for name, part in self._parts.items()} if rank == 0 else None
+        with tables_left_out():
+            parts = {name: part.state_dict() for name, part in self._parts.items()} if rank == 0 else None
         kept = {name: layer.kept() for name, layer in self._activations().items() if layer.kept() is not None}
         if parts is not None and kept and with_state:
             parts[KEPT] = kept

@@ -13,6 +13,7 @@ import torch
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.graph.tensor_files import NAMES, TensorReader, as_bytes
+from distgnn.optim.table_state import tables_left_out
 from distgnn.train.checkpoint.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
 from distgnn.train.checkpoint.plain_state import decode, tensor_names
 from distgnn.train.checkpoint.random_state import set_random_state
@@ -83,7 +84,8 @@ class CheckpointReader:
             self._random = decode(numbers, self._tensors(source, numbers))
         for name, part in parts.items():
             if isinstance(part, torch.nn.Module):
-                own, saved = _kinds_of(part.state_dict()), _kinds_of(self._states[name])
+                with tables_left_out():
+                    own, saved = _kinds_of(part.state_dict()), _kinds_of(self._states[name])
                 if own != saved:
                     differ = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
                     raise self._other(
@@ -124,7 +126,8 @@ class CheckpointReader:
         ]
         for name, load, state in loads:
             try:
-                load(state)
+                with tables_left_out():
+                    load(state)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointFormatError(
                     f"checkpoint {self._path} does not fit: {name} cannot take its state ({error!r}); load it into "
