@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from threading import Lock
 
 import torch
 import torch.distributed as dist
@@ -33,15 +34,19 @@ class RowGradients:
     def __init__(self, name: str) -> None:
         # It stands for the table in an optimizer's groups, and is no parameter: GradScaler divides what each optimizer
         # has, and the optimizer of the layers is given all parameters.
-        self.slot = torch.zeros(1)
+        self.slot = torch.zeros(1, device="cpu")
         self.name = name
-        self._arriving: Pairs = []  # of a backward pass that has not reached the parameter yet
+        self._arriving: dict[int, Pairs] = {}  # of backward passes that have not reached the parameter yet
         self._gathered: Pairs = []
-        self._expected = 0.0  # the parameter's gradient, if nobody changes it
+        self._passes = 0  # whose numbers are in the parameter's gradient
         self._version = 0
         self._most = 0
         self._watched: Tensor | None = None
         self._warned = False
+        self._lock = Lock()  # threads may go backward at the same time
+
+    def __reduce__(self) -> tuple[type[RowGradients], tuple[str]]:
+        return RowGradients, (self.name,)  # a copy of a module has gathered nothing
 
     def watch(self, handle: Tensor) -> None:
         """Follow the gradient of the parameter that stands for the rows."""
@@ -63,9 +68,10 @@ class RowGradients:
             self._merge(most)
             return torch.zeros_like(handle)
         self._drop_zeroed(handle)
-        self._arriving.append((ids, rows))
+        arriving = self._arriving.setdefault(_backward_pass(), [])
+        arriving.append((ids, rows))
         self._most = most
-        return torch.full_like(handle, _SIGN if len(self._arriving) == 1 else 0.0)
+        return torch.full_like(handle, _SIGN if len(arriving) == 1 else 0.0)
 
     def take(self, handle: Tensor, *, is_step: bool) -> Pairs:
         """Return what was gathered, and forget it."""
@@ -85,8 +91,9 @@ class RowGradients:
             if handle.grad is not None:
                 handle.grad = None
             self.slot.grad = None
-        taken, self._gathered, self._arriving = self._gathered + self._arriving, [], []
-        self._expected = 0.0
+        taken, self._gathered = self._gathered + [pair for pairs in self._arriving.values() for pair in pairs], []
+        self._arriving.clear()
+        self._passes = 0
         return taken
 
     def merged(self, handle: Tensor) -> Tensor | None:
@@ -102,25 +109,23 @@ class RowGradients:
         """Count a backward pass in, when its number is in the parameter's gradient."""
         if handle.grad is None or handle.grad.is_meta:
             return
-        if self._gathered and self._expected:  # what became of earlier passes before this one
-            self._rescale((_number(handle.grad) - _SIGN) / self._expected)
-        self._gathered += self._arriving
-        self._arriving.clear()
-        self._merge(self._most)
-        self._expected, self._version = _number(handle.grad), _version(handle.grad)
-        self.slot.grad = torch.full_like(self.slot, _SIGN)
+        with self._lock:
+            self._gathered += self._arriving.pop(_backward_pass(), [])
+            self._merge(self._most)
+            self._passes, self._version = self._passes + 1, _version(handle.grad)
+            self.slot.grad = torch.full_like(self.slot, _SIGN)
 
     def _drop_zeroed(self, handle: Tensor) -> bool:
         """Forget what was gathered, where the parameter's gradient is gone."""
         zeroed = bool(self._gathered) and (handle.grad is None or _number(handle.grad) == 0)
         if zeroed:
             self._gathered.clear()
-            self._expected = 0.0
+            self._passes = 0
         return zeroed
 
     def _scale(self, grad: Tensor) -> float:
         """Tell by how much the gradients were scaled, by the parameter's and by the slot's."""
-        by_module = _number(grad) / self._expected
+        by_module = _number(grad) / (self._passes * _SIGN)
         by_optimizer = 1.0 if self.slot.grad is None else _number(self.slot.grad) / _SIGN
         if dist.is_initialized() and math.isfinite(by_module):
             # Ranks have summed it, or averaged it, each with or without a number of its own.
@@ -166,6 +171,11 @@ def joined(pairs: Pairs, dtype: torch.dtype | None = None) -> tuple[Tensor, Tens
     kinds = {one.dtype for one in rows}
     wide = (dtype or rows[0].dtype) if len(kinds) == 1 else torch.float32
     return torch.cat(ids), torch.cat([one.to(wide) for one in rows])
+
+
+def _backward_pass() -> int:
+    """Number the running backward pass, of which every thread may have its own."""
+    return torch._C._current_graph_task_id()  # noqa: SLF001  # it has no public name
 
 
 def _number(grad: Tensor) -> float:

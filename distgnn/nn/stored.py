@@ -9,6 +9,7 @@ import copy
 import itertools
 import operator
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -173,8 +174,9 @@ class StoredEmbedding(Module):
                 )
             self._store = store
             _open.add(self)
-            if self._initial is not None:
+            if isinstance(self._initial, Tensor) or self._initial not in {None, self._spec(1)}:
                 self._begin_with(self._initial)
+            self._initial = None
         return self._store
 
     @property
@@ -311,7 +313,13 @@ class StoredEmbedding(Module):
         table = export_table(self._store, self.name)
         return None if table is None else table["rows"]
 
-    def _begin_with(self, rows: Tensor | EmbeddingSpec) -> None:
+    def _kept_rows(self) -> Tensor | EmbeddingSpec | None:
+        """Return what a copy begins with."""
+        if self._store is not None:
+            return self._own_rows()
+        return self._spec(1) if self._initial is None else self._initial
+
+    def _begin_with(self, rows: Tensor | EmbeddingSpec | None) -> None:
         """Replace this rank's rows by some that were kept, or by the initial rows of another table."""
         store = self._store
         if not isinstance(store, SupportsCheckpoint):
@@ -320,11 +328,11 @@ class StoredEmbedding(Module):
                 "the members of SupportsCheckpoint"
             )
         if isinstance(rows, EmbeddingSpec):
-            rows = initial_rows(rows, store.own_rows.start, store.own_rows.stop)
-        if tuple(rows.shape) != (len(store.own_rows), self.embedding_dim):
+            rows = initial_rows(replace(rows, seed=self._seed), store.own_rows.start, store.own_rows.stop)
+        if rows is None or tuple(rows.shape) != (len(store.own_rows), self.embedding_dim):
             raise StoreError(
-                f"embedding store {self.name!r}: rows of shape {list(rows.shape)} do not fit the "
-                f"{[len(store.own_rows), self.embedding_dim]} of this rank; save and load it by a Checkpoint"
+                f"embedding store {self.name!r}: rows of shape {list(() if rows is None else rows.shape)} do not fit "
+                f"the {[len(store.own_rows), self.embedding_dim]} of this rank; save and load it by a Checkpoint"
             )
         import_table(store, {"rows": rows})
         barrier(communicator_of(resolve(self.backend)))  # nobody looks rows up before all are there
@@ -399,8 +407,7 @@ class StoredEmbedding(Module):
             "backend": self.backend if isinstance(self.backend, str) else None,
             "_store": None,
             "_pending": None,
-            "_initial": self._initial if self._store is None else self._own_rows(),
-            "_gradients": RowGradients(self.name),
+            "_initial": self._kept_rows(),
         }
 
     def __getattr__(self, name: str) -> Any:

@@ -208,23 +208,8 @@ class SparseOptimizer(Optimizer):
 
 # Of torch.optim's groups: what changes the numbers that come out, and what does not.
 _NUMBERS = frozenset(
-    [
-        "lr",
-        "betas",
-        "eps",
-        "weight_decay",
-        "lr_decay",
-        "initial_accumulator_value",
-        "momentum",
-        "dampening",
-        "nesterov",
-        "amsgrad",
-        "maximize",
-        "decoupled_weight_decay",
-        "centered",
-        "alpha",
-        "rho",
-    ]
+    {"lr", "betas", "eps", "weight_decay", "lr_decay", "initial_accumulator_value", "momentum", "dampening"}
+    | {"nesterov", "amsgrad", "maximize", "decoupled_weight_decay", "centered", "alpha", "rho"}
 )
 _HOW = frozenset(("foreach", "fused", "capturable", "differentiable"))
 
