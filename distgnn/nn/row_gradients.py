@@ -77,14 +77,11 @@ class RowGradients:
         """Return what was gathered, and forget it."""
         if handle is self._watched:
             self._arriving.clear()  # left by torch.autograd.grad, which adds to no gradient
-            lost = self._drop_zeroed(handle)
-            if lost and is_step:
-                self._warn(
-                    f"the gradients of embedding store {self.name!r} were dropped before step() by the zero_grad() of "
-                    "a module or of another optimizer, so this step moves no row: call zero_grad() before backward()"
-                )
-            if self._gathered:
-                assert handle.grad is not None
+            # Of optimizers that each step and zero in turn, one has zeroed all before the next steps: a new backward
+            # pass drops what is gone, a step does not.
+            if not is_step:
+                self._gathered = []
+            elif self._gathered and handle.grad is not None and _number(handle.grad) != 0:
                 # A norm that was not exceeded leaves its mark too; so does an exchange between ranks.
                 was_written = not dist.is_initialized() and _version(handle.grad) != self._version
                 self._rescale(self._scale(handle.grad), was_written=was_written)
@@ -115,13 +112,11 @@ class RowGradients:
             self._passes, self._version = self._passes + 1, _version(handle.grad)
             self.slot.grad = torch.full_like(self.slot, _SIGN)
 
-    def _drop_zeroed(self, handle: Tensor) -> bool:
+    def _drop_zeroed(self, handle: Tensor) -> None:
         """Forget what was gathered, where the parameter's gradient is gone."""
-        zeroed = bool(self._gathered) and (handle.grad is None or _number(handle.grad) == 0)
-        if zeroed:
+        if self._gathered and (handle.grad is None or _number(handle.grad) == 0):
             self._gathered.clear()
             self._passes = 0
-        return zeroed
 
     def _scale(self, grad: Tensor) -> float:
         """Tell by how much the gradients were scaled, by the parameter's and by the slot's."""
