@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch_geometric.nn import MessagePassing
 
+from distgnn.errors import GraphInputError
 from distgnn.nn.stored import default_name
 from distgnn.ranks import rank_and_world_size
 from distgnn.registry import get_backend
@@ -55,9 +56,14 @@ def weighted_messages(model: Module, edge_weight: Tensor) -> Iterator[None]:
 
     Args:
         model: Its :class:`torch_geometric.nn.MessagePassing` layers are those that are meant.
-        edge_weight: ``[E]``, in the order of ``edge_index``.
+        edge_weight: ``[E]``, or ``[E, 1]``, in the order of ``edge_index``.
+
+    Raises:
+        GraphInputError: It is of another shape.
     """
-    weights = edge_weight.unsqueeze(-1)
+    if edge_weight.dim() not in {1, 2} or (edge_weight.dim() == 2 and edge_weight.size(1) != 1):
+        raise GraphInputError(f"edge_weight of shape {list(edge_weight.shape)}; an edge has one weight: give [E]")
+    weights = edge_weight.view(-1, 1)
     with ExitStack() as hooks:
         for layer in model.modules():
             if isinstance(layer, MessagePassing):
