@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import warnings
 from typing import TYPE_CHECKING, ParamSpec
 
 from torch_geometric.nn import MessagePassing
@@ -23,7 +24,8 @@ _OF_EDGES = ("edge_dim", "use_dist_edge_embedding", "edge_embedding_dim", "edge_
 def keywords_after_widths(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """A constructor that says how more than two arguments by position can be read.
 
-    PyG's GIN has ``num_layers, out_channels`` behind the two widths; here it was ``out_channels, num_layers``.
+    PyG's GIN has ``num_layers, out_channels`` behind the two widths; here it was ``out_channels, num_layers``. A call
+    with ``use_dist_...`` is none of PyG's: it is read as it was, with a warning.
     """
     name = init.__qualname__.partition(".")[0]
 
@@ -32,12 +34,18 @@ def keywords_after_widths(init: Callable[Arguments, None]) -> Callable[Arguments
         widths, others = args[1:3], args[3:]
         if others:
             given = ", ".join(map(repr, args[1:]))
-            raise TypeError(
+            text = (
                 f"{name} takes in_channels and hidden_channels by position and all else by keyword, since ({given}) "
                 f"can be read in two ways: as torch_geometric.nn.GIN does, write {_call(name, widths, others, _PYG)}; "
                 f"as earlier versions of distgnn did, write {_call(name, widths, others, _EARLIER)}"
             )
-        init(*args, **kwargs)
+            earlier = dict(zip(_EARLIER, others, strict=False))
+            is_ours = any(key.startswith("use_dist_") for key in kwargs) and len(others) <= len(_EARLIER)
+            if not is_ours or earlier.keys() & kwargs.keys():
+                raise TypeError(text)
+            warnings.warn(f"{text}; it is read as earlier versions did, which will end", FutureWarning, stacklevel=2)
+            kwargs.update(earlier)
+        init(*args[:3], **kwargs)  # type: ignore[arg-type]  # self and the widths
 
     return checked
 

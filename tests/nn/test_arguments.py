@@ -71,6 +71,14 @@ def test_what_pyg_and_distgnn_read_differently_is_refused_with_both_readings(
         make()
 
 
+def test_a_call_that_only_distgnn_takes_is_read_as_it_was_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match=r"write DistributedGIN\(16, 32, out_channels=2, num_layers=4\); it is read"):
+        model = ANY_GIN(16, 32, 2, 4, use_dist_embedding=True)
+    assert (model.out_channels, model.num_layers) == (2, 4)
+    with pytest.raises(TypeError, match="can be read in two ways"):
+        ANY_GIN(16, 32, 2, num_layers=4, use_dist_embedding=True, out_channels=2)
+
+
 def test_a_subclass_may_take_what_it_wants_by_position() -> None:
     class Fixed(DistributedGIN):
         def __init__(self, width: int, hidden: int, layers: int, classes: int) -> None:
