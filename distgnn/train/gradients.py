@@ -11,6 +11,7 @@ from torch.nn import Module
 
 from distgnn.distributed.communicator import all_gather_texts, during
 from distgnn.errors import CallOrderError, ConfigError
+from distgnn.nn.stored import StoredEmbedding
 from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ class SummedGradients(Module):
         self.module = module
         self._communicator, self._before = communicator, before
         self._find_unused = find_unused_parameters
-        self._named = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        # What stands for the rows of a table has no gradient of its own: a store sums those of its rows.
+        handles = {id(part.handle) for part in module.modules() if isinstance(part, StoredEmbedding)}
+        self._named = {
+            name: each for name, each in module.named_parameters() if each.requires_grad and id(each) not in handles
+        }
         self._earlier: dict[Parameter, Tensor | None] = {}  # the gradients of earlier passes, for those of this one
         self._seen: set[Tensor] = set()
         self._summing, self._is_unsummed = True, False
