@@ -76,6 +76,17 @@ def train(  # one local a command line option
         help="File of mode 600 with a secret that every rank must have to join.",
         rich_help_panel=_CLUSTER,
     ),
+    timeout: float = typer.Option(
+        None, help="Seconds that a rank waits for another.  \\[default: the backend's]", rich_help_panel=_CLUSTER
+    ),
+    option: list[str] = typer.Option(  # noqa: B008  # typer's way
+        None,
+        "--option",
+        "-o",
+        metavar="NAME=VALUE",
+        help="Open the backend with it; may be given several times.",
+        rich_help_panel=_CLUSTER,
+    ),
     use_dist_embedding: bool = typer.Option(
         False, "--use-dist-embedding", help="Learn an embedding of each node.", rich_help_panel=_MODEL
     ),

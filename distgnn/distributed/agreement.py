@@ -32,4 +32,4 @@ def check_agreement(facts: Mapping[int, Mapping[str, object]]) -> None:
 
 
 def _shown(value: object) -> str:
-    return str(value)[:_LONGEST]
+    return "not given" if value is None else str(value)[:_LONGEST]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -10,7 +9,8 @@ from textwrap import fill
 
 import typer
 
-from distgnn.errors import BackendError, BackendOptionError
+from distgnn.errors import BackendError
+from distgnn.options import read_option
 from distgnn.testing.conformance import Outcome, Report, check
 
 
@@ -32,7 +32,7 @@ def main(
     Example: python -m distgnn.testing pyg --ranks 2
     """
     try:
-        report = check(backend, ranks=ranks, options=dict(map(_option, option)), keyword=keyword, timeout=timeout)
+        report = check(backend, ranks=ranks, options=dict(map(read_option, option)), keyword=keyword, timeout=timeout)
     except BackendError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
@@ -41,16 +41,6 @@ def main(
         raise typer.Exit(2)
     typer.echo(json.dumps(as_dict(report), indent=2) if as_json else as_text(report))
     raise typer.Exit(0 if report.conforms else 1)
-
-
-def _option(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise BackendOptionError(f"--option {text!r} has no value; write it as NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value
 
 
 def as_dict(report: Report) -> dict[str, object]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distgnn.errors import ConfigError
+from distgnn.options import read_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MODELS = ("gin", "gine")
 MODES = ("full", "sampled", "history")
@@ -61,6 +65,8 @@ class TrainConfig:
         rank: This machine's rank in it; None finds it by this machine's addresses.
         secret_file: A file with a secret of the job, see :mod:`distgnn.distributed.secret`; None is
             ``DISTGNN_SECRET``'s, or none.
+        timeout: Seconds that a rank waits for another, for backends that take it; None is the backend's own.
+        option: What else the backend is opened with, each as ``"NAME=VALUE"``; None is nothing.
         epochs: Passes over the training data.
         keep_going: Train on when the loss, a score or a weight is not finite any more, instead of ending the run.
         batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
@@ -126,6 +132,8 @@ class TrainConfig:
     ip_config: str | None = None
     rank: int | None = None
     secret_file: str | None = None
+    timeout: float | None = None
+    option: Sequence[str] | None = None
     epochs: int = 100
     keep_going: bool = False
     batch_size: int | None = None
@@ -188,6 +196,9 @@ class TrainConfig:
             if value is not None and not 0 <= value <= _LARGEST_RATE:
                 raise ConfigError(f"{name} must be finite and at least 0, and not above {_LARGEST_RATE:g}: {value}")
         _ = self.save_interval
+        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+            raise ConfigError(f"timeout must be finite and above 0, not {self.timeout}")
+        _ = self.backend_options
         _check_name(self.name)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
@@ -228,6 +239,14 @@ class TrainConfig:
     def examples_a_batch(self) -> int:
         """``batch_size``, or what is usual in the mode."""
         return self.batch_size or (1024 if self.mode in {"sampled", "history"} else 32)
+
+    @property
+    def backend_options(self) -> dict[str, object]:
+        """What the backend is opened with."""
+        options = dict(map(read_option, self.option or ()))
+        if self.timeout is not None and options.setdefault("timeout", self.timeout) != self.timeout:
+            raise ConfigError(f"timeout is {self.timeout} and in option {options['timeout']}: give it once")
+        return options
 
     @property
     def save_interval(self) -> Interval | None:

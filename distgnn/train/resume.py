@@ -39,6 +39,7 @@ _FREE = {
     "keep",
     "keep_going",
     "name",
+    "option",
     "out",
     "rank",
     "report",
@@ -48,6 +49,7 @@ _FREE = {
     "secret_file",
     "tensorboard",
     "threads",
+    "timeout",
 }
 
 

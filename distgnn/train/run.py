@@ -26,6 +26,7 @@ from distgnn.train.events import check_tensorboard
 from distgnn.train.memory import peak_memory
 from distgnn.train.report import RunFolder
 from distgnn.train.resume import RunCheckpoints, is_continued
+from distgnn.train.same_run import check_same_run
 from distgnn.train.selection import best_validation, finite
 from distgnn.train.session import Session
 from distgnn.train.source import Source
@@ -133,8 +134,9 @@ def train(config: TrainConfig, *, console: Console, show: Callable[[dict[str, An
     config = _with_mode(config, loaded)
     trials = list(_trials(config, loaded))
     with ExitStack() as in_folder:
-        with use(name) as backend, ExitStack() as at_the_end:
+        with use(name, **config.backend_options) as backend, ExitStack() as at_the_end:
             session = Session(backend, Timeline(on=config.report))
+            check_same_run(session, config, loaded)
             progress = TellingProgress(console)
             folder = in_folder.enter_context(RunFolder(config, session, continued=continued))
             checkpoints = RunCheckpoints(config, session, folder, progress)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
+from distgnn.distributed.agreement import check_agreement
 from distgnn.distributed.cluster_file import Machine, join_ip_config, read_ip_config
 from distgnn.distributed.communicator import all_gather_texts
 from distgnn.distributed.process_group import started
@@ -17,7 +19,7 @@ from distgnn.train.gradients import SummedGradients
 from distgnn.train.timeline import Timeline, timed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -108,6 +110,18 @@ class Session:
         """Return the text of every rank; collective."""
         with self._call():
             return all_gather_texts(self.communicator, text)
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Make sure that every rank says the same; collective.
+
+        Args:
+            facts: What must be the same, by name: what JSON can hold.
+
+        Raises:
+            ConfigError: Two ranks differ; the text names the first difference, both values and both ranks.
+        """
+        said = self.texts(json.dumps(facts, default=str))
+        check_agreement({rank: json.loads(text) for rank, text in enumerate(said)})
 
     def from_main(self, rows: Tensor) -> Tensor:
         """Return what rank 0 gives; the others give a tensor of its shape and type. Collective."""

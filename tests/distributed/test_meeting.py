@@ -65,7 +65,7 @@ def test_ranks_that_agree_know_each_others_host_and_get_one_key() -> None:
     [
         ({"backend": "dgl"}, {"backend": "pyg"}, "ranks differ in backend: pyg on rank 0, dgl on rank 1; start every"),
         ({"backend": "pyg"}, {"backend": "dgl"}, "ranks differ in backend: pyg on rank 0, dgl on rank 2; start every"),
-        ({"backend": "pyg", "more": "1"}, {"backend": "pyg"}, "ranks differ in more: None on rank 0, 1 on rank 1"),
+        ({"backend": "pyg", "more": "1"}, {"backend": "pyg"}, "ranks differ in more: not given on rank 0, 1 on rank 1"),
     ],
 )
 def test_the_first_difference_is_named_on_every_rank(second: dict[str, str], third: dict[str, str], words: str) -> None:

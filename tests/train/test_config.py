@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from distgnn import ConfigError
+from distgnn import BackendOptionError, ConfigError
 from distgnn.train.config import TrainConfig
 
 
@@ -33,6 +33,8 @@ from distgnn.train.config import TrainConfig
         ({"lr": -0.1}, "lr must be finite and at least 0"),
         ({"sparse_lr": float("nan")}, "sparse_lr must be finite"),
         ({"weight_decay": float("inf")}, "weight_decay must be finite"),
+        ({"timeout": 0.0}, "timeout must be finite and above 0, not 0.0"),
+        ({"timeout": 5.0, "option": ["timeout=6"]}, "timeout is 5.0 and in option 6: give it once"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"folds": 1}, r"folds must be 0 \(split once\) or at least 2"),
         ({"folds": 10, "runs": 2}, "do not go together"),
@@ -62,3 +64,10 @@ def test_what_is_usual_depends_on_the_task_and_gives_way_to_what_is_said() -> No
         num_layers=4, lr=0.5, sparse_lr=0.01, weight_decay=5e-4, norm="none"
     )
     assert TrainConfig(num_neighbors="5,4,3").for_task("node").num_layers == 3
+
+
+def test_options_of_the_backend_are_read_as_python_writes_them() -> None:
+    config = TrainConfig(timeout=5.0, option=["share_memory=False", "device=cuda:0", "names=(1, 2)"])
+    assert config.backend_options == {"share_memory": False, "device": "cuda:0", "names": (1, 2), "timeout": 5.0}
+    with pytest.raises(BackendOptionError, match="--option 'device' has no value; write it as NAME=VALUE"):
+        TrainConfig(option=["device"])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from distgnn.backends.pyg.ranks import as_bytes
+from distgnn.errors import CallOrderError
 from distgnn.storage.toolkit.rows import group_by_id, move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
@@ -106,6 +107,25 @@ class Router:
     def own_rows(self, rows: Tensor) -> Tensor:
         """Return those of this host's rows that this rank owns; no copy."""
         return rows[self.own[0] - self.near[0] : self.own[1] - self.near[0]]
+
+    def check_arguments(self, said: str, call: str) -> None:
+        """Make sure that every rank makes a call with the same arguments.
+
+        Args:
+            said: What it is called with, beside rows.
+            call: What it is for.
+
+        Raises:
+            CallOrderError: Names the first rank whose arguments differ, and both.
+        """
+        self._ranks.check_order(call)
+        everybody = self._ranks.gather_texts(said, call)
+        for rank, other in enumerate(everybody):
+            if other != everybody[0]:
+                raise CallOrderError(
+                    f"ranks call {call} with different arguments: rank 0 with {everybody[0]}, rank {rank} with {other}"
+                    "; they must be the same on every rank"
+                )
 
     def send_ids(self, ids: Tensor, call: str) -> Route:
         """Tell every owner which of its rows are meant.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,7 @@ class PygEmbeddingStore(_RowStore):
     def _open(self, spec: EmbeddingSpec) -> None:
         self.spec = spec
         self._prefetcher: Prefetcher | None = None
+        self._is_ruled = False  # ranks have not compared their rules yet
         self._router = router = self._make_router(spec.num_embeddings)
         self._rows = router.shared_rows(spec.name, spec.dtype, [spec.embedding_dim])
         self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
@@ -102,6 +104,9 @@ class PygEmbeddingStore(_RowStore):
         call = f"apply_gradients of embedding store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_gradients(ids, gradients, CPU)
+        if not self._is_ruled:
+            self._router.check_arguments(f"{rule}" if is_dataclass(rule) else type(rule).__name__, call)
+            self._is_ruled = True
         distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
         positions, sums, places = self._router.send(distinct, sums, call)
         if self._prefetcher is not None:

@@ -1,0 +1,49 @@
+"""Whether all ranks were started for the same run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from distgnn.data import LoadedDataset
+    from distgnn.train.config import TrainConfig
+    from distgnn.train.session import Session
+
+# Where things are on a machine, and what a rank has for itself; what files hold is compared by a checksum.
+_OWN = {"edges", "features", "ip_config", "labels", "out", "partition", "rank", "root", "secret_file", "threads"}
+
+
+def check_same_run(session: Session, config: TrainConfig, dataset: LoadedDataset | None) -> None:
+    """Compare the options and the data of all ranks; collective.
+
+    Args:
+        session: The ranks.
+        config: This rank's options.
+        dataset: Its data; None where the options name a partition.
+
+    Raises:
+        ConfigError: Two ranks differ; the text names the first difference, both values and both ranks.
+    """
+    if session.world_size == 1:
+        return
+    options = {name: value for name, value in config.as_dict().items() if name not in _OWN}
+    session.agree({**options, "data, by checksum": _checksum(config, dataset)})
+
+
+def _checksum(config: TrainConfig, dataset: LoadedDataset | None) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    if dataset is None:
+        for file in sorted(Path(str(config.partition)).glob("*.json")):
+            found.update(file.read_bytes())
+        return found.hexdigest()
+    for graph in dataset.graphs:
+        for name, value in sorted(graph.to_dict().items()):
+            if isinstance(value, Tensor):
+                rows = value.detach().cpu().contiguous()
+                found.update(f"{name} {rows.dtype} {tuple(rows.shape)}".encode())
+                found.update(rows.numpy().data)
+    return found.hexdigest()
