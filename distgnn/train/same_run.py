@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from distgnn.train.session import Session
 
 # Where things are on a machine, and what a rank has for itself; what files hold is compared by a checksum.
-_OWN = {"edges", "features", "ip_config", "labels", "out", "partition", "rank", "root", "secret_file", "threads"}
+_OWN = {"edges", "features", "ip_config", "labels", "option", "out", "partition", "rank", "root", "secret_file"} | {
+    "threads",
+    "timeout",
+}
 
 
 def check_same_run(session: Session, config: TrainConfig, dataset: LoadedDataset | None) -> None:
@@ -30,8 +33,21 @@ def check_same_run(session: Session, config: TrainConfig, dataset: LoadedDataset
     """
     if session.world_size == 1:
         return
-    options = {name: value for name, value in config.as_dict().items() if name not in _OWN}
+    options = {name: value for name, value in _resolved(config, dataset).items() if name not in _OWN}
     session.agree({**options, "data, by checksum": _checksum(config, dataset)})
+
+
+def _resolved(config: TrainConfig, dataset: LoadedDataset | None) -> dict[str, Any]:
+    """Return the options with what they come to: what is usual may be left out on one rank and said on another."""
+    task = dataset.task if dataset is not None else config.task or "node"
+    config = config.for_task(task)
+    resolved = {**config.as_dict(), "task": task, "batch_size": config.examples_a_batch}
+    resolved["checkpoint_every"] = config.save_interval
+    if config.mode == "sampled":
+        resolved["num_neighbors"] = config.fanouts
+    if config.mode == "full":
+        resolved["staleness"] = config.staleness or 0
+    return resolved
 
 
 def _checksum(config: TrainConfig, dataset: LoadedDataset | None) -> str:

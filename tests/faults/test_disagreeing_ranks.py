@@ -46,7 +46,7 @@ GRAPH = "train --dataset CustomLargeGraph --num-nodes 60 --num-edges 200 --epoch
 @pytest.mark.parametrize(
     ("backend", "option", "words"),
     [
-        ("pyg", "--lr 0.3", "ranks differ in lr: not given on rank 0, 0.3 on rank 1; start every rank with the same"),
+        ("pyg", "--lr 0.3", "ranks differ in lr: 0.003 on rank 0, 0.3 on rank 1; start every rank with the same"),
         ("pyg", "--epochs 2", "ranks differ in epochs: 1 on rank 0, 2 on rank 1"),
         pytest.param("pyg", "--backend dgl", "ranks differ in backend: pyg on rank 0, dgl on rank 1", marks=NEEDS_DGL),
         ("pyg", "--edges {other}", "ranks differ in data, by checksum: "),
@@ -71,6 +71,14 @@ def test_a_rank_of_other_options_or_data_ends_all_of_them_before_the_first_step(
         assert said[0].startswith(f"error: {words}"), said
         assert "Traceback" not in job.errors(rank)
     assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_what_is_usual_may_be_left_out_on_one_rank_and_said_on_another(start_job: StartJob, tmp_path: Path) -> None:
+    usual = f"{GRAPH} --embedding-dim 8 --backend pyg --mode sampled --checkpoint-every 1 --name run --out"
+    first = [*usual.split(), str(tmp_path)]
+    said = "--lr 0.003 --num-layers 2 --num-neighbors 10,10 --batch-size 1024 --norm none --checkpoint-every 1epochs"
+    job = start_job("differing_rank.py", json.dumps([first, [*first, *said.split()]]), world_size=2)
+    assert job.codes(timeout=60) == [0, 0], job.errors(0) + job.errors(1)
 
 
 @pytest.mark.parametrize("backend", ["pyg", pytest.param("dgl", marks=NEEDS_DGL)])
