@@ -17,7 +17,7 @@ from torch_geometric.nn import GIN
 from distgnn import GraphSpec, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.graph import batch_halo, neighbor_loader
-from distgnn.nn import Ages, DistributedGIN, DistributedGINE
+from distgnn.nn import Ages, DistributedGIN, DistributedGINE, StoredEmbedding
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ def test_inference_can_refresh_all_rows_before_one_is_too_old(opened: Backend) -
     graph, session = whole_graph(), Session(opened)
     structure, features, edge_attr = stored(opened, graph)
     model = make_model("GINE", opened)
+    for module in model.modules():
+        if isinstance(module, StoredEmbedding):
+            module.requires_grad_(False)  # the layers alone are trained
     optimizer = torch.optim.SGD(model.parameters(), lr=0.003)
     wrapped = session.wrap(model, sync_batch_norm=True)
     data, bound, refreshed = (features, structure), 1, []
