@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import Dropout, Identity, Linear, Module, ModuleList
+from torch.torch_version import TorchVersion
 from torch_geometric.nn import MLP, JumpingKnowledge
 from torch_geometric.nn.resolver import activation_resolver, aggregation_resolver, normalization_resolver
 from torch_geometric.utils import trim_to_layer
@@ -336,6 +337,11 @@ class DistributedGIN(LayerwiseModel):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, num_layers={self.num_layers})"
+
+
+if torch.__version__ < TorchVersion("2.8"):
+    # Its fx takes an annotation in words for another one at each place, and to_hetero stops at that.
+    DistributedGIN.forward.__annotations__.clear()
 
 
 @torch.fx.wrap

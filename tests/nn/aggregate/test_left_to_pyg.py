@@ -139,6 +139,7 @@ def test_integer_and_stacked_features_are_pygs(ours: type, pygs: type) -> None:
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch 2.6's vmap of PyG's scatter_add_
 @both
 def test_function_transforms_and_forward_derivatives_are_pygs(ours: type, pygs: type) -> None:
     edge_index, (x, *rest) = random_graph(), inputs_for(ours, 50, 300)
