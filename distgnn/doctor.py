@@ -21,7 +21,9 @@ import torch
 from distgnn._version import __version__
 from distgnn.data.datasets import KNOWN_DATASETS
 from distgnn.data.raw_files import CACHE_VARIABLE, DATA_VARIABLE, cache_folder
-from distgnn.distributed.launcher import DEFAULT_PORT, unlaunched
+from distgnn.distributed.launcher import unlaunched
+from distgnn.distributed.ports import usual_port
+from distgnn.errors import ConfigError
 from distgnn.registry import list_backends
 
 if TYPE_CHECKING:
@@ -175,9 +177,13 @@ def _shared_memory() -> Finding:
 
 
 def _port() -> Finding:
-    subject = f"port {DEFAULT_PORT}"
     try:
-        socket.create_server(("127.0.0.1", DEFAULT_PORT)).close()
+        port = usual_port()
+    except ConfigError as error:
+        return Finding("ports", "note", str(error), "export it anew, or unset it")
+    subject = f"port {port}"
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         fix = "name another one: behind rank 0 in the ip_config file, or torchrun --master-port"
         return Finding(subject, "note", f"cannot be listened on ({error.strerror or error})", fix)

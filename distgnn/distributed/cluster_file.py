@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distgnn.distributed.addresses import interface_of, own_addresses, resolved
-from distgnn.distributed.launcher import DEFAULT_PORT
+from distgnn.distributed.ports import usual_port
 from distgnn.errors import ConfigError
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)(?!.*\.\d+$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -166,12 +166,12 @@ def _machine(line: _Line, _order: int) -> Machine:
     address = _address(label, words[0])
     if not words[1].isdecimal():
         raise ConfigError(f"{label}: the rank {words[1]!r} is no whole number from 0")
-    return Machine(address, int(words[1]), _port(label, words[2]) if len(words) == 3 else DEFAULT_PORT)
+    return Machine(address, int(words[1]), _port(label, words[2]) if len(words) == 3 else usual_port())
 
 
 def _dgl_machine(line: _Line, order: int) -> Machine:
     label, words = line
-    return Machine(_address(label, words[0]), order, _port(label, words[1]) if len(words) == 2 else DEFAULT_PORT)
+    return Machine(_address(label, words[0]), order, _port(label, words[1]) if len(words) == 2 else usual_port())
 
 
 def _address(label: str, word: str) -> str:

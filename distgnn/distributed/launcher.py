@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 
 from distgnn.distributed.addresses import LOOPBACK, is_loopback
+from distgnn.distributed.ports import allowed_ports, usual_port
 from distgnn.errors import ConfigError
 
-DEFAULT_PORT = 29500
 # Who starts ranks, and its variables for a rank, for how many there are, and for how many are on this host. Open MPI
 # and its like come before SLURM, whose variables are those of the process that starts ranks on a node then.
 _LAUNCHERS = {
@@ -22,7 +22,7 @@ _LAUNCHERS = {
 }
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 _JOBS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid")
-_FIRST_PORT, _PORTS = 20000, 10000  # below those that the kernel gives to anybody
+_PORTS = range(20000, 30000)  # below those that the kernel gives to anybody
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ def _nodes() -> str:
 def _set_address(size: int, by: str, *, local: bool) -> None:
     """Set where ranks meet, if nobody has; who sets ``WORLD_SIZE`` by hand says that too."""
     standard = by == "WORLD_SIZE" and not _value("SLURM_PROCID")
+    allowed = allowed_ports()
     if not _value("MASTER_ADDR"):
         if standard or not (local or _nodes()):
             raise ConfigError(
@@ -160,14 +161,15 @@ def _set_address(size: int, by: str, *, local: bool) -> None:
             )
         os.environ["MASTER_ADDR"] = LOOPBACK if local else first_host(_nodes())
     if not _value("MASTER_PORT"):
-        if standard:
+        if standard and not allowed:
             raise ConfigError(
                 f"{by}={size} is set and MASTER_PORT is not: export MASTER_PORT, a port that is free on "
-                f"{_value('MASTER_ADDR')}, as {DEFAULT_PORT}"
+                f"{_value('MASTER_ADDR')}, as {usual_port()}"
             )
         job = "/".join(map(_value, _JOBS)).strip("/")
         digest = int.from_bytes(hashlib.sha256(job.encode()).digest()[:4], "big")
-        os.environ["MASTER_PORT"] = str(_FIRST_PORT + digest % _PORTS if job else DEFAULT_PORT)
+        ports = allowed or _PORTS
+        os.environ["MASTER_PORT"] = str(ports[digest % len(ports)] if job and not standard else usual_port())
     if not 0 < _number("MASTER_PORT") < 2**16:
         raise ConfigError(f"MASTER_PORT={_value('MASTER_PORT')} is no port: ports are 1 to 65535")
 

@@ -157,7 +157,8 @@ def connect_ranks(job: Job, timeout: float, connect: Callable[[], _T], look: Cal
         raise PeerLostError(
             f"rank {job.rank} has met the other ranks, {job.size} in all, but cannot connect to each of them in "
             f"{timeout:g} s: if they are on several hosts, name the network interface between them, as in "
-            f"GLOO_SOCKET_IFNAME=eth0 ({first_line(error)})"
+            "GLOO_SOCKET_IFNAME=eth0, and let their firewalls pass all TCP ports between them, for gloo takes any "
+            f"({first_line(error)})"
         ) from error
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 import distgnn
@@ -59,6 +61,16 @@ def lookups(backend: SpreadBackend) -> None:
         store.lookup(torch.randint(0, 1000, (500,)))
         if done == 20:
             sys.stdout.write("working\n")
+
+
+def ports(_: SpreadBackend) -> None:
+    """Tell where this process listens, and where its children do."""
+    processes = [psutil.Process(), *psutil.Process().children()]
+    found = [
+        [one.laddr.port for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        for process in processes
+    ]
+    sys.stdout.write(json.dumps([found[0], [port for ports in found[1:] for port in ports]]))
 
 
 def main() -> None:

@@ -95,7 +95,28 @@ def test_hosts_that_meet_but_cannot_connect_read_what_to_set(hosts: Hosts, sprea
     for rank in (0, 1):
         error = job.last_error(rank)
         assert error.startswith(f"PeerLostError: rank {rank} has met the other ranks, 2 in all, but cannot connect")
-        assert "GLOO_SOCKET_IFNAME=eth0" in error
+        assert "GLOO_SOCKET_IFNAME=eth0, and let their firewalls pass all TCP ports between them" in error
+
+
+def test_ports_are_of_the_range_that_is_given_and_gloos_of_that_which_the_kernel_gives(
+    hosts: Hosts, spread: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTGNN_PORTS", "29500-29539")
+    for name in hosts.names:
+        give = "echo 31000 31099 > /proc/sys/net/ipv4/ip_local_port_range"
+        try:
+            ip("netns", "exec", name, "sh", "-c", give)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"the kernel's own range cannot be set: {error.stderr.decode()}")
+    job = hosts.start(SCRIPT, spread, "ports")
+    assert job.codes(timeout=40) == [0, 0], job.last_error(0) + job.last_error(1)
+    for rank in range(2):
+        own, servers = json.loads(job.output(rank).partition("closed")[0])
+        assert own
+        assert all(29500 <= port < 29540 or 31000 <= port < 31100 for port in own), own
+        assert all(29500 <= port < 29540 for port in servers), servers
+        assert len(servers) == (spread == "dgl")
+        assert sum(port < 29540 for port in own) == (rank == 0) + (spread == "dgl")
 
 
 def test_two_hosts_train_by_the_founding_cluster_file(hosts: Hosts, spread: str, tmp_path: Path) -> None:

@@ -148,6 +148,30 @@ def test_jobs_of_one_cluster_meet_at_ports_of_their_own() -> None:
     assert len(ports) > 45
 
 
+def test_jobs_meet_within_the_range_of_ports_that_is_given() -> None:
+    os.environ.update({**SRUN, "SLURM_NNODES": "1", "DISTGNN_PORTS": "30000-30009"})
+    ports = set()
+    for job in range(50):
+        os.environ["SLURM_JOB_ID"] = str(job)
+        launched()
+        ports.add(int(os.environ.pop("MASTER_PORT")))
+        for name in ("RANK", "WORLD_SIZE"):
+            del os.environ[name]
+    assert ports == set(range(30000, 30010))
+    os.environ.update({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"})
+    for name in SRUN:
+        del os.environ[name]
+    launched()
+    assert os.environ["MASTER_PORT"] == "30000"
+
+
+@pytest.mark.parametrize("said", ["x", "5-", "-5", "0-5", "9-8", "29500-70000", "1-2-3", "29500,29501"])
+def test_a_range_of_ports_that_is_none_is_refused(said: str) -> None:
+    os.environ.update({"RANK": "1", "WORLD_SIZE": "2", **HERE, "DISTGNN_PORTS": said})
+    with pytest.raises(ConfigError, match="is no range of ports: write the first and the last, as in 29500-29600"):
+        launched()
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [

@@ -33,7 +33,7 @@ class DGLBackend(OpenStores):
 
     Args:
         timeout: Seconds that a rank waits for another, or for a server, before :class:`~distgnn.PeerLostError`.
-        port: Where each host's server listens; 0 is any free port.
+        port: Where each host's server listens; 0 is any free port, of ``DISTGNN_PORTS`` where that is set.
     """
 
     name = "dgl"

@@ -26,6 +26,7 @@ from distgnn.backends.dgl.wire import (
     open_wire,
 )
 from distgnn.distributed.meeting import first_line, listed, within
+from distgnn.distributed.ports import ports_to_try
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Cluster(Engine):
     Args:
         job: The ranks.
         timeout: Seconds to wait for the others.
-        port: Where each server listens; 0 is any free port.
+        port: Where each server listens; 0 is any free port, of ``DISTGNN_PORTS`` where that is set.
         peers: Says who is lost.
 
     Raises:
@@ -65,7 +66,7 @@ class Cluster(Engine):
         parts = len(self._servers.addresses)
         super().__init__(job.rank, job.size, self._servers.part, parts, self._servers.name)
         self.first_of_part = self._servers.own is not None
-        self._own = f"{job.address}:{free_port(job.address)}"
+        self._own = f"{job.address}:{free_port(job.address, ports_to_try(job.rank + 1))}"
         open_wire(self._servers.secret)
         try:
             within(timeout, lambda: self._connect(timeout), peers.look)
@@ -75,7 +76,8 @@ class Cluster(Engine):
                 f"rank {self.rank} of {self.size} cannot connect to the DGL servers "
                 f"{', '.join(self._servers.addresses)} in {timeout:g} s ({first_line(error)}): each rank must reach "
                 "each server, and each server each rank; on several hosts name the interface, as in "
-                "GLOO_SOCKET_IFNAME=eth0"
+                "GLOO_SOCKET_IFNAME=eth0, and let their firewalls pass all TCP ports, or those of "
+                "DISTGNN_PORTS=29500-29600"
             ) from error
         finally:
             end_without_destructors()

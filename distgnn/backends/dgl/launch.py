@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
 from distgnn.backends.dgl.sockets import free_port, is_listening
 from distgnn.distributed.meeting import within
+from distgnn.distributed.ports import ports_to_try
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
     Args:
         job: The ranks.
         timeout: Seconds to wait for the others.
-        port: Where each server listens; 0 is any free port.
+        port: Where each server listens; 0 is any free port, of ``DISTGNN_PORTS`` where that is set.
         look: Called again and again while ranks wait for each other; what it raises ends the waiting.
 
     Raises:
@@ -136,11 +137,12 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
     if starters[part] == job.rank:
         address = job.address
         local_ranks = hosts.count(order[part])
+        ports = [port] if port else ports_to_try(job.size + 1 + part)
         try:
-            port = free_port(address, port)
-            store.set(f"server/{part}", f"{address}:{port}")
+            store.set(f"server/{part}", f"{address}:{free_port(address, ports)}")
         except OSError as error:
-            where = f"{address}:{port or 'any port'}, an address of rank {job.rank}"
+            shown = f"{ports[0] or 'any port'}" if len(ports) == 1 else f"any port of {min(ports)}-{max(ports)}"
+            where = f"{address}:{shown}, an address of rank {job.rank}"
             store.set(f"server/{part}", f"{_REFUSED}no server can listen on {where}: {error}")
     addresses = tuple(get(f"server/{number}", starter) for number, starter in enumerate(starters))
     for address in addresses:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _ESTABLISHED, _LISTENING = 1, "0A"
 _HALF_OPEN_SECONDS = 5
@@ -123,12 +123,20 @@ def is_listening(address: str, port: int) -> bool:
     return any(row[1] == wanted and row[3] == _LISTENING for row in rows)
 
 
-def free_port(address: str, port: int = 0) -> int:
-    """Return a port of this host's ``address`` that is free: ``port``, or any.
+def free_port(address: str, ports: Sequence[int]) -> int:
+    """Return the first of ``ports`` that is free at this host's ``address``; 0 is any.
 
     Raises:
-        OSError: It is taken, or the address is not this host's.
+        OSError: All are taken, or the address is not this host's.
     """
+    *early, last = ports
+    for port in early:
+        with suppress(OSError):
+            return _bound_port(address, port)
+    return _bound_port(address, last)
+
+
+def _bound_port(address: str, port: int) -> int:
     with socket.socket() as listener:
         # Connections that were closed a moment ago do not matter; libdgl sets the same.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
