@@ -196,7 +196,9 @@ class SupportsCheckpoint(Protocol):
         ...
 
     def rule_states(self) -> Mapping[str, RuleState]:
-        """Tell what is kept beside the rows, by the rules' classes, each called ``module.QualifiedName``.
+        """Tell what is kept beside the rows, by the rules' classes.
+
+        A class is called by its ``key``, or without one ``module.QualifiedName``.
 
         The same on every rank; a tensor store keeps nothing.
         """
@@ -218,7 +220,7 @@ class SupportsCheckpoint(Protocol):
 
         Returns:
             ``"rows"``: ``[last - first, ...]`` of the store's dtype, and for each tensor of state
-            ``"module.QualifiedName/name"``: ``[last - first, width]``, on the CPU. They may be the store's own memory:
+            ``"class/name"``: ``[last - first, width]``, on the CPU. They may be the store's own memory:
             they are left as they are, and used before the next call of the store.
 
         Raises:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -29,6 +30,8 @@ class SGD:
         lr: Learning rate.
         weight_decay: L2 penalty on touched rows.
     """
+
+    key: ClassVar[str] = "sgd"
 
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -57,6 +60,8 @@ class Adagrad:
         initial_accumulator_value: What the sum of squares starts from.
         eps: Added to the denominator.
     """
+
+    key: ClassVar[str] = "adagrad"
 
     lr: float = 1e-2
     lr_decay: float = 0.0
@@ -113,6 +118,8 @@ class RowWiseAdagrad:
         eps: Added to the denominator.
     """
 
+    key: ClassVar[str] = "rowwise-adagrad"
+
     lr: float = 1e-2
     weight_decay: float = 0.0
     eps: float = 1e-8
@@ -143,6 +150,8 @@ class Adam:
         betas: Decay rates of the first and second moment, each in [0, 1).
         eps: Added to the denominator.
     """
+
+    key: ClassVar[str] = "adam"
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -200,3 +209,9 @@ def _check_not_negative(**numbers: float) -> None:
     for name, number in numbers.items():
         if not 0 <= number < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, not {number}")
+
+
+RULES: Mapping[str, type[SGD | Adagrad | RowWiseAdagrad | Adam]] = MappingProxyType(
+    {rule.key: rule for rule in (SGD, Adagrad, RowWiseAdagrad, Adam)}
+)
+"""The rules here, by the names that options and files call them."""

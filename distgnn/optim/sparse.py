@@ -161,7 +161,7 @@ class SparseOptimizer(Optimizer):
         if not are_left_out():
             for number, embedding in enumerate(self._in_groups()):
                 store = embedding.open_store() if embedding.is_open else None
-                state = None if store is None else export_rule(store, embedding.name, self._rule_name)
+                state = None if store is None else export_rule(store, embedding.name, self._rule_class)
                 if state is not None:
                     packed["state"][number] = state
         return packed
@@ -187,17 +187,13 @@ class SparseOptimizer(Optimizer):
             if state:
                 store = embedding.open_store()
                 specs = self._rule(self.defaults).state(embedding.embedding_dim)
-                import_rule(store, embedding.name, self._rule_name, specs, state)
+                import_rule(store, embedding.name, self._rule_class, specs, state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseOptimizer:
         raise TypeError(_NO_COPY.format(type(self).__name__))
 
     def __reduce__(self) -> Any:
         raise TypeError(_NO_COPY.format(type(self).__name__))
-
-    @property
-    def _rule_name(self) -> str:
-        return f"{self._rule_class.__module__}.{self._rule_class.__qualname__}"
 
     def _rule(self, numbers: Mapping[str, Any]) -> Any:
         return self._rule_class(**{field.name: numbers[field.name] for field in fields(self._rule_class)})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distgnn.protocols import RuleState, StateSpec, SupportsCheckpoint
+from distgnn.storage.toolkit.rule_states import rule_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,16 +92,19 @@ def import_table(store: SupportsCheckpoint, tensors: Mapping[str, Tensor]) -> No
         store.import_rows(begin, block)
 
 
-def export_rule(store: Any, name: str, rule: str) -> dict[str, Tensor] | None:
+def export_rule(store: Any, name: str, rule: type) -> dict[str, Tensor] | None:
     """Copy what a rule keeps, as an optimizer of torch has it in its state; None before its first step."""
-    kept = store.rule_states().get(rule) if isinstance(store, SupportsCheckpoint) else None
+    if not isinstance(store, SupportsCheckpoint):
+        return None
+    key_of_rule = rule_name(rule, store.rule_states())
+    kept = store.rule_states().get(key_of_rule)
     copied = export_table(store, name) if kept is not None else None
     if kept is None or copied is None:
         return None
-    return {"step": torch.tensor(float(kept.steps)), **{key: copied[f"{rule}/{key}"] for key in kept.tensors}}
+    return {"step": torch.tensor(float(kept.steps)), **{key: copied[f"{key_of_rule}/{key}"] for key in kept.tensors}}
 
 
-def import_rule(store: Any, name: str, rule: str, specs: Mapping[str, StateSpec], state: Mapping[str, Any]) -> None:
+def import_rule(store: Any, name: str, rule: type, specs: Mapping[str, StateSpec], state: Mapping[str, Any]) -> None:
     """Give a rule the state that :func:`export_rule` made, or that an optimizer of torch has; collective.
 
     Raises:
@@ -113,10 +117,11 @@ def import_rule(store: Any, name: str, rule: str, specs: Mapping[str, StateSpec]
     if given != wanted or (wanted and "step" not in state):
         raise ValueError(
             f"embedding store {name!r} cannot take this state of an optimizer: it has {given or 'no tensors'}, and "
-            f"the rule {rule.rpartition('.')[2]} keeps {wanted or 'none'}"
+            f"the rule {rule.__name__} keeps {wanted or 'none'}"
         )
-    others = {key: kept for key, kept in store.rule_states().items() if key != rule}
+    key_of_rule = rule_name(rule, store.rule_states())
+    others = {key: kept for key, kept in store.rule_states().items() if key != key_of_rule}
     copied = export_table(store, name) if others else {}
     rows = {key: one for key, one in (copied or {}).items() if key.rpartition("/")[0] in others}
-    store.reset_rule_states({**others, rule: RuleState(int(state.get("step", 0)), dict(specs))})
-    import_table(store, {**rows, **{f"{rule}/{key}": state[key] for key in specs}})
+    store.reset_rule_states({**others, key_of_rule: RuleState(int(state.get("step", 0)), dict(specs))})
+    import_table(store, {**rows, **{f"{key_of_rule}/{key}": state[key] for key in specs}})

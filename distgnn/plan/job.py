@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING
 
 from distgnn.errors import ConfigError
 from distgnn.graph.partition_summary import summarize_partition
-from distgnn.optim import SGD, Adagrad, Adam, RowWiseAdagrad
+from distgnn.optim import RULES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distgnn.protocols import UpdateRule
 
-RULES: dict[str, UpdateRule] = {
-    "sgd": SGD(),
-    "adagrad": Adagrad(),
-    "rowwise-adagrad": RowWiseAdagrad(),
-    "adam": Adam(),
-}
 FLOAT, ID = 4, 8  # bytes
 
 
@@ -37,7 +30,7 @@ class Job:
         num_layers: Message passing layers.
         num_classes: Width of the output.
         num_features: Width of the nodes' features, 0 for none.
-        rule: The embeddings' update rule, a key of :data:`RULES`.
+        rule: The embeddings' update rule, a key of :data:`distgnn.optim.RULES`.
         dropout: Whether there is any.
 
     Raises:
@@ -73,7 +66,7 @@ class Job:
     @property
     def state_width(self) -> int:
         """Numbers of state beside each row."""
-        return sum(spec.width for spec in RULES[self.rule].state(self.embedding_dim).values())
+        return sum(spec.width for spec in RULES[self.rule]().state(self.embedding_dim).values())
 
     @property
     def parameters(self) -> int:

@@ -14,6 +14,7 @@ from distgnn.errors import IdRangeError, RowsError, StoreClosedError
 from distgnn.protocols import RuleState, StateSpec, SupportsCheckpoint
 from distgnn.ranks import communicator_of
 from distgnn.specs import TensorSpec
+from distgnn.storage.toolkit.rule_states import rule_name
 from distgnn.testing.embedding_updates import BATCHES, FLOATS, RULES, EmbeddingFixtures
 from distgnn.testing.oracles import DictOfRows
 from distgnn.testing.suite import BackendFixture, eighths
@@ -37,7 +38,7 @@ def saved(store: object) -> SupportsCheckpoint:
 
 def name_of(rule: UpdateRule) -> str:
     """Return what a rule's state is called."""
-    return f"{type(rule).__module__}.{type(rule).__qualname__}"
+    return rule_name(type(rule))
 
 
 def meet(backend: Backend) -> None:
@@ -122,7 +123,7 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
         for start, rule in enumerate(rules * 2):
             ids = self.ids(start % 7, 5, 1, 1)
             self.apply(first, ids, self.gradients(ids, start).to(dtype), rule)
-        self.apply(second, self.ids(3), self.gradients(self.ids(3)).to(dtype), RULES["Adam"])
+        self.apply(second, self.ids(3), self.gradients(self.ids(3)).to(dtype), RULES["adam"])
         states, blocks = saved(first).rule_states(), take_out(saved(first))
         meet(backend)
         saved(second).reset_rule_states(states)
@@ -139,7 +140,7 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
         assert torch.equal(self.table(second), self.table(first))
 
     def test_reset_state_has_its_steps_and_initial_values(self, store: EmbeddingStore) -> None:
-        ids, rule, other = self.ids(2, 5), CountUses(), RULES["Adam"]
+        ids, rule, other = self.ids(2, 5), CountUses(), RULES["adam"]
         for each in (rule, other):
             self.apply(store, ids, self.gradients(ids), each)
         saved(store).reset_rule_states({name_of(rule): RuleState(7, dict(rule.state(3)))})
@@ -156,7 +157,7 @@ class EmbeddingCheckpointTests(EmbeddingFixtures):
         for first, block in take_out(saved(store)):
             assert block["elsewhere.Rule/moment"].eq(0.25).all()
             saved(store).import_rows(first, {**block, "elsewhere.Rule/moment": block["elsewhere.Rule/moment"] + first})
-        self.apply(store, self.ids(1), self.gradients(self.ids(1)), RULES["Adam"])
+        self.apply(store, self.ids(1), self.gradients(self.ids(1)), RULES["adam"])
         for first, block in take_out(saved(store)):
             assert block["elsewhere.Rule/moment"].eq(0.25 + first).all()
         assert saved(store).rule_states()["elsewhere.Rule"] == states["elsewhere.Rule"]

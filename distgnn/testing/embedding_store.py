@@ -122,7 +122,7 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         with pytest.raises(IdsError, match=spec.name):
             store.lookup(ids)
         with pytest.raises(IdsError, match=spec.name):
-            store.apply_gradients(ids, torch.ones(ids.numel(), 3, device=self.device), RULES["Adam"])
+            store.apply_gradients(ids, torch.ones(ids.numel(), 3, device=self.device), RULES["adam"])
         self.check_unchanged(store, spec)
 
     @pytest.mark.parametrize("wrong", WRONG_RANGES)
@@ -135,7 +135,7 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         with pytest.raises(EmbeddingSizeError, match=words):
             store.lookup(ids)
         with pytest.raises(EmbeddingSizeError, match=words):
-            store.apply_gradients(ids, torch.ones(3, 3, device=self.device), RULES["Adam"])
+            store.apply_gradients(ids, torch.ones(3, 3, device=self.device), RULES["adam"])
         self.check_unchanged(store, spec)
 
     @pytest.mark.parametrize("shape", [(1, 3), (3, 1), (3,), (), (3, 4), (2, 3), (3, 3, 1)], ids=str)
@@ -143,7 +143,7 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         self, store: EmbeddingStore, spec: EmbeddingSpec, shape: tuple[int, ...]
     ) -> None:
         with pytest.raises(RowsError, match=rf"{spec.name}.*\[3, 3\]"):
-            store.apply_gradients(self.ids(0, 1, 2), torch.ones(shape, device=self.device), RULES["Adam"])
+            store.apply_gradients(self.ids(0, 1, 2), torch.ones(shape, device=self.device), RULES["adam"])
         self.check_unchanged(store, spec)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64], ids=str)
@@ -151,14 +151,14 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         self, store: EmbeddingStore, spec: EmbeddingSpec, dtype: torch.dtype
     ) -> None:
         with pytest.raises(RowsError, match=rf"{spec.name}.*{dtype}"):
-            store.apply_gradients(self.ids(1), torch.ones(1, 3, dtype=dtype, device=self.device), RULES["Adam"])
+            store.apply_gradients(self.ids(1), torch.ones(1, 3, dtype=dtype, device=self.device), RULES["adam"])
         self.check_unchanged(store, spec)
 
     def test_gradients_on_another_device_are_refused_and_change_nothing(
         self, store: EmbeddingStore, spec: EmbeddingSpec
     ) -> None:
         with pytest.raises(RowsError, match=rf"{spec.name}.*meta"):
-            store.apply_gradients(self.ids(1), torch.ones(1, 3, device="meta"), RULES["Adam"])
+            store.apply_gradients(self.ids(1), torch.ones(1, 3, device="meta"), RULES["adam"])
         self.check_unchanged(store, spec)
 
     @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -169,7 +169,7 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         gradients = torch.ones(2, 3, device=self.device)
         gradients[1, 2] = number
         with pytest.raises(NonFiniteGradientError, match=rf"{spec.name}.*id 4"):
-            store.apply_gradients(self.ids(6, 4), gradients, RULES["Adam"])
+            store.apply_gradients(self.ids(6, 4), gradients, RULES["adam"])
         self.check_unchanged(store, spec)
 
     def test_gradients_that_are_not_finite_are_taken_without_debug(
@@ -199,7 +199,7 @@ class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, Embedd
         self, backend: Backend, opening: OpenEmbedding, spec: EmbeddingSpec
     ) -> None:
         store, ids = opening(spec), self.ids(2, 3)
-        self.apply(store, ids, self.gradients(ids), RULES["Adam"])
+        self.apply(store, ids, self.gradients(ids), RULES["adam"])
         store.close()
         again = opening(spec)
         self.check_unchanged(again, spec)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from distgnn import optim
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
 from distgnn.specs import EmbeddingSpec
 from distgnn.testing.oracles import DictOfRows
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALVES)
-RULES: dict[str, UpdateRule] = {
-    "SGD": SGD(lr=0.5, weight_decay=0.25),
-    "Adagrad": Adagrad(lr=0.5, lr_decay=0.5, weight_decay=0.25, initial_accumulator_value=0.5),
-    "RowWiseAdagrad": RowWiseAdagrad(lr=0.5, weight_decay=0.25),
-    "Adam": Adam(lr=0.5, betas=(0.5, 0.75)),
+_NUMBERS: dict[str, dict[str, Any]] = {
+    "sgd": {"weight_decay": 0.25},
+    "adagrad": {"lr_decay": 0.5, "weight_decay": 0.25, "initial_accumulator_value": 0.5},
+    "rowwise-adagrad": {"weight_decay": 0.25},
+    "adam": {"betas": (0.5, 0.75)},
 }
+RULES: dict[str, UpdateRule] = {key: rule(lr=0.5, **_NUMBERS.get(key, {})) for key, rule in optim.RULES.items()}
 BATCHES = ((3, 1, 3, 3, 0, 1), (6,), (), (1, 1, 1, 1, 1, 1, 1, 6), (0, 1, 2, 3, 5), (3, 0, 3))
 
 
@@ -117,19 +119,19 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
         torch.testing.assert_close(self.table(store), model.table(self.device), rtol=close, atol=close)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    @pytest.mark.parametrize("name", ["SGD", "Adagrad", "RowWiseAdagrad", "Adam"])
+    @pytest.mark.parametrize("name", list(optim.RULES))
     def test_every_rule_agrees_with_torch(
         self, opening: OpenEmbedding, spec: EmbeddingSpec, name: str, dtype: torch.dtype
     ) -> None:
         # On one column, row-wise Adagrad is Adagrad.
-        store = opening(replace(spec, dtype=dtype, embedding_dim=1 if name == "RowWiseAdagrad" else 3))
+        store = opening(replace(spec, dtype=dtype, embedding_dim=1 if name == "rowwise-adagrad" else 3))
         peer = torch.nn.Embedding(7, store.embedding_dim, sparse=True, _weight=self.table(store))
         weights = [peer.weight]
         pairs: dict[str, tuple[UpdateRule, torch.optim.Optimizer]] = {
-            "SGD": (SGD(lr=0.5), torch.optim.SGD(weights, lr=0.5)),
-            "Adagrad": (Adagrad(lr=0.5, lr_decay=0.25), torch.optim.Adagrad(weights, lr=0.5, lr_decay=0.25)),
-            "RowWiseAdagrad": (RowWiseAdagrad(lr=0.5), torch.optim.Adagrad(weights, lr=0.5, eps=1e-8)),
-            "Adam": (Adam(lr=0.5), torch.optim.SparseAdam(weights, lr=0.5)),
+            "sgd": (SGD(lr=0.5), torch.optim.SGD(weights, lr=0.5)),
+            "adagrad": (Adagrad(lr=0.5, lr_decay=0.25), torch.optim.Adagrad(weights, lr=0.5, lr_decay=0.25)),
+            "rowwise-adagrad": (RowWiseAdagrad(lr=0.5), torch.optim.Adagrad(weights, lr=0.5, eps=1e-8)),
+            "adam": (Adam(lr=0.5), torch.optim.SparseAdam(weights, lr=0.5)),
         }
         rule, optimizer = pairs[name]
         for start, batch in enumerate(batch for batch in BATCHES if batch):
@@ -144,8 +146,8 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
 
     def test_every_class_of_rules_keeps_its_own_state(self, store: EmbeddingStore, spec: EmbeddingSpec) -> None:
         model = DictOfRows(spec)
-        for start, name in enumerate(["Adagrad", "Adam", "RowWiseAdagrad", "SGD", "Adam", "Adagrad", "RowWiseAdagrad"]):
-            ids = self.ids(1, 4, 1, start)
+        for start, name in enumerate([*RULES, *reversed(RULES), *RULES]):
+            ids = self.ids(1, 4, 1, start % 7)
             self.apply(store, ids, self.gradients(ids, start), RULES[name])
             model.apply_gradients(ids, self.gradients(ids, start), RULES[name])
         torch.testing.assert_close(self.table(store), model.table(self.device), rtol=1e-6, atol=1e-6)
@@ -167,8 +169,8 @@ class EmbeddingUpdateTests(EmbeddingFixtures):
         model = DictOfRows(spec)
         for batch in ((), (3, 1), (), (), (3,)):
             ids = self.ids(*batch)
-            self.apply(store, ids, self.gradients(ids), RULES["Adam"])
-            model.apply_gradients(ids, self.gradients(ids), RULES["Adam"])
+            self.apply(store, ids, self.gradients(ids), RULES["adam"])
+            model.apply_gradients(ids, self.gradients(ids), RULES["adam"])
         torch.testing.assert_close(self.table(store), model.table(self.device), rtol=1e-6, atol=1e-6)
 
     def test_a_rule_of_a_third_party_has_the_state_it_asks_for(self, store: EmbeddingStore) -> None:

@@ -18,7 +18,7 @@ MODES = ("full", "sampled", "history")
 TASKS = ("graph", "node", "link")
 NORMS = ("none", "batch_norm", "layer_norm")
 _LARGEST_RATE = 1e36  # a step in float32 cannot be much larger
-SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")
+SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")  # the keys of distgnn.optim.RULES
 
 
 # What is usual where nothing is said, measured in docs/accuracy.md: the GIN paper's for graphs; on one graph sums over

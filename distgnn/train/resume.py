@@ -188,6 +188,7 @@ class RunCheckpoints:
         if asked:
             path = self._folder / f"step-{self._steps}"
             notes: dict[str, Any] = {
+                "kind": "distgnn train",
                 "config": self._config.as_dict(),
                 "steps": self._steps,
                 "history": [[epoch.as_dict() for epoch in one] for one in history],

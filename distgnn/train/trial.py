@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.optim import SparseAdagrad, SparseAdam, SparseRowWiseAdagrad, SparseSGD
+from distgnn.optim import RULES, SparseOptimizer
 from distgnn.protocols import SupportsCache, SupportsTraffic
 from distgnn.train.epoch import Epoch, EpochSoFar
 from distgnn.train.models import make_model
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.optim import SparseOptimizer
     from distgnn.train.checkpoint import Stateful
     from distgnn.train.config import TrainConfig
     from distgnn.train.source import Source
     from distgnn.train.steps import Steps
     from distgnn.train.tasks import Measure
-
-_SPARSE: dict[str, Callable[..., SparseOptimizer]] = {
-    "sgd": SparseSGD,
-    "adagrad": SparseAdagrad,
-    "rowwise-adagrad": SparseRowWiseAdagrad,
-    "adam": SparseAdam,
-}
 
 
 class Trial:
@@ -79,7 +71,7 @@ class Trial:
         self._schedule = torch.optim.lr_scheduler.StepLR(self._dense, 50, 0.5 if graphs else 1.0)
         self._sparse: SparseOptimizer | None = None
         if config.use_dist_embedding or config.use_dist_edge_embedding:
-            self._sparse = _SPARSE[config.sparse_optimizer](self.model, lr=config.sparse_lr)
+            self._sparse = SparseOptimizer(self.model, RULES[config.sparse_optimizer](lr=config.sparse_lr))
 
     def parts(self) -> dict[str, Stateful]:
         """Return what a checkpoint must have for another process to go on after a step; collective."""

@@ -54,7 +54,7 @@ def test_a_job_goes_on_from_another_backend_and_another_number_of_ranks(start_jo
     other = start_job(rank, "pyg", folder, "load=a", "save=b", "train", world_size=3)
     assert losses(other) == pytest.approx(expected, rel=1e-5)
     before, after = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert {"nodes/distgnn.optim.rules.Adam/exp_avg", "words/distgnn.optim.rules.Adagrad/sum"} < before.keys()
+    assert {"nodes/adam/exp_avg", "words/adagrad/sum"} < before.keys()
     assert before.keys() == after.keys()
     for name, rows in before.items():
         assert torch.equal(rows, after[name]), name

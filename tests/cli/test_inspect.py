@@ -69,8 +69,8 @@ def test_the_last_checkpoint_of_a_run_is_told_as_json(inspect: Any, run_folder: 
         "shape": [50, 4],
         "size": 50 * 4 * 4,
         "rules": {
-            "distgnn.optim.rules.Adam": {"steps": 1, "widths": {"exp_avg": 4, "exp_avg_sq": 4}, "size": 50 * 8 * 4},
-            "distgnn.optim.rules.RowWiseAdagrad": {"steps": 1, "widths": {"sum": 1}, "size": 50 * 4},
+            "adam": {"steps": 1, "widths": {"exp_avg": 4, "exp_avg_sq": 4}, "size": 50 * 8 * 4},
+            "rowwise-adagrad": {"steps": 1, "widths": {"sum": 1}, "size": 50 * 4},
         },
         "rows_by_rank": [[0, 50]],
     }
@@ -81,7 +81,7 @@ def test_the_last_checkpoint_of_a_run_is_told_as_json(inspect: Any, run_folder: 
 def test_a_checkpoint_is_told_as_a_table(inspect: Any, run_folder: Path) -> None:
     code, out, _ = inspect(str(run_folder / "checkpoints" / "step-9"))
     assert code == 0
-    for words in ("store words", "50 x 4", "Adam's exp_avg", "applied 1 times", "CRC-32", "each as it was written"):
+    for words in ("store words", "50 x 4", "adam's exp_avg", "applied 1 times", "CRC-32", "each as it was written"):
         assert words in out, out
 
 

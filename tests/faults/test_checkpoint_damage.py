@@ -117,7 +117,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a newer version": (
         lambda folder: rewrite(folder, lambda manifest: manifest.update(version=VERSION + 1)),
         CheckpointFormatError,
-        f"is of version {VERSION + 1}, and this is distgnn .*reads version {VERSION}: load it with",
+        f"is of version {VERSION + 1}, and this is distgnn .*reads versions 1 to {VERSION}: load it with",
     ),
     "a manifest that is a pipe": (
         lambda folder: replace_by_pipe(folder / MANIFEST),
@@ -197,7 +197,7 @@ def test_the_checkpoint_of_another_job_is_refused_and_changes_nothing(
     with pytest.raises(CheckpointFormatError, match=words):
         job.checkpoint.load(saved)
     assert torch.equal(job.table.lookup(torch.arange(job.table.num_embeddings)), before)
-    assert job.table.rule_states()["distgnn.optim.rules.Adam"].steps == 1
+    assert job.table.rule_states()["adam"].steps == 1
     for name, value in next(iter(job.parts.values())).state_dict().items():
         assert torch.equal(value, weights[name])
 

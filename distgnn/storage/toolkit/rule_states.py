@@ -9,11 +9,18 @@ from distgnn.errors import SpecError
 from distgnn.protocols import RuleState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from distgnn.protocols import StateSpec, UpdateRule
     from distgnn.specs import EmbeddingSpec, TensorSpec
 
+# What files of before rules had keys call their state; it goes on under that name.
+_FORMER = {
+    "sgd": "distgnn.optim.rules.SGD",
+    "adagrad": "distgnn.optim.rules.Adagrad",
+    "rowwise-adagrad": "distgnn.optim.rules.RowWiseAdagrad",
+    "adam": "distgnn.optim.rules.Adam",
+}
 Kept = TypeVar("Kept")  # what an engine keeps a tensor of state as
 
 
@@ -80,7 +87,7 @@ class KeepsRuleStates(ABC, Generic[Kept]):
         Raises:
             SpecError: The state that was loaded for the rule's class has other names or widths than the rule's.
         """
-        name, needed = rule_name(rule), dict(rule.state(embedding_dim))
+        name, needed = rule_name(type(rule), self._kept), dict(rule.state(embedding_dim))
         if name not in self._kept:
             self._make_state(name, RuleState(0, needed))
         kept = self._kept[name]
@@ -93,9 +100,16 @@ class KeepsRuleStates(ABC, Generic[Kept]):
         self._kept[rule] = state
 
 
-def rule_name(rule: UpdateRule) -> str:
-    """Return the name that the state of a rule's class is kept by."""
-    return f"{type(rule).__module__}.{type(rule).__qualname__}"
+def rule_name(rule: type, kept: Container[str] = ()) -> str:
+    """Return the name that the state of a rule's class is kept by: its ``key``, or ``module.QualifiedName``.
+
+    Args:
+        rule: The class. One that is derived from another has a key of its own, or none.
+        kept: Names of a store's state; where the class's is there by the name of before it had a key, that is it.
+    """
+    name = str(vars(rule).get("key", f"{rule.__module__}.{rule.__qualname__}"))
+    former = _FORMER.get(name, name)
+    return former if name not in kept and former in kept else name
 
 
 def check_state(spec: EmbeddingSpec | TensorSpec, rule: str, kept: RuleState, needed: Mapping[str, StateSpec]) -> None:

@@ -19,14 +19,14 @@ from distgnn.graph.tensor_files import DTYPES, NAMES
 from distgnn.protocols import RuleState, StateSpec, TensorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
 
     from distgnn.protocols import SupportsCheckpoint
 
-FORMAT, VERSION = "distgnn checkpoint", 1
+FORMAT, VERSION = "distgnn checkpoint", 2
 MANIFEST = "manifest.json"
 _LARGEST = 2**62  # more bytes than a file has
 _AGAIN = "load another checkpoint, or copy this one again from where it is whole"
@@ -151,17 +151,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointFormatError(f"{path} is no JSON ({error}); {_AGAIN}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise CheckpointFormatError(f"{path} is not the manifest of a {FORMAT}")
-    if found.get("version") != VERSION:
+    version: Any = found.get("version")
+    parse = _PARSERS.get(version) if type(version) is int else None
+    if parse is None:
         raise CheckpointFormatError(
-            f"{path} is of version {found.get('version')!r}, and this is distgnn {__version__}, which reads version "
-            f"{VERSION}: load it with the distgnn that wrote it, or a newer one"
+            f"{path} is of version {found.get('version')!r}, and this is distgnn {__version__}, which reads versions "
+            f"{min(_PARSERS)} to {VERSION}: load it with the distgnn that wrote it, or a newer one"
         )
     try:
         content = found["content"]
         digest = hashlib.sha256(_canonical(content).encode()).hexdigest()
         if found["sha256"] != digest:
             raise CheckpointFormatError(f"{path} was changed after it was written: its checksum differs; {_AGAIN}")
-        return _parse(content)
+        return parse(content)
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointFormatError):
             raise
@@ -208,6 +210,10 @@ def _parse(content: Any) -> Manifest:
     if not files:
         raise ValueError("there are no files")
     return Manifest(content["state"], stores, files, content["notes"], str(content["written_by"]))
+
+
+# The first had no keys of rules, and their classes' names in their place.
+_PARSERS: dict[int, Callable[[Any], Manifest]] = {1: _parse, VERSION: _parse}
 
 
 def _tensor(name: str, found: Any) -> SavedTensor:

@@ -14,6 +14,7 @@ import torch
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.graph.tensor_files import NAMES, TensorReader, as_bytes
 from distgnn.optim.table_state import tables_left_out
+from distgnn.train.checkpoint.former import handles_in, renumber
 from distgnn.train.checkpoint.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
 from distgnn.train.checkpoint.plain_state import decode, tensor_names
 from distgnn.train.checkpoint.random_state import set_random_state
@@ -124,10 +125,13 @@ class CheckpointReader:
             *((name, part.load_state_dict, self._states[name]) for name, part in parts.items()),
             *((name, layer.go_on, self._kept.get(name)) for name, layer in activations.items()),
         ]
+        handles = handles_in(parts.values())
         for name, load, state in loads:
             try:
+                part = parts.get(name)
+                own = renumber(state, part, handles) if isinstance(part, torch.optim.Optimizer) else state
                 with tables_left_out():
-                    load(state)
+                    load(own)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise CheckpointFormatError(
                     f"checkpoint {self._path} does not fit: {name} cannot take its state ({error!r}); load it into "
@@ -217,7 +221,8 @@ class CheckpointReader:
 def _pairs(state: Any) -> dict[str, Any]:
     """Return the encoded states of the parts, by name."""
     pairs = state.get("items") if isinstance(state, dict) else None
-    return {str(name): one for name, one in pairs} if isinstance(pairs, list) else {}
+    found = pairs if isinstance(pairs, list) else []
+    return {str(pair[0]): pair[1] for pair in found if isinstance(pair, list) and len(pair) == 2}
 
 
 def _ahead(work: Iterator[_Piece]) -> Generator[_Piece, None, None]:

@@ -117,7 +117,7 @@ def summarize_checkpoint(folder: Path) -> CheckpointSummary:
     manifest = read_manifest(folder)
     files = {file_name(rank): _look(folder / file_name(rank), file) for rank, file in enumerate(manifest.files)}
     config, last_epoch, notes = None, None, manifest.notes
-    if isinstance(notes, dict) and notes.keys() == {"config", "steps", "history"}:  # as distgnn train writes them
+    if isinstance(notes, dict) and notes.keys() - {"kind"} == {"config", "steps", "history"}:  # as distgnn train's
         epochs = [epoch for trial in notes["history"] for epoch in trial]
         config, last_epoch, notes = notes["config"], epochs[-1] if epochs else None, None
     return CheckpointSummary(
