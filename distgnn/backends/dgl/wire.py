@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from dgl.distributed import rpc
 
+import distgnn.optim.rules  # noqa: F401  # a server uses none until a message names its class
 from distgnn import errors
 from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE
 

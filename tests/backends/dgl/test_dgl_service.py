@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from distgnn import EmbeddingSpec, GraphSpec, SpecError, TensorSpec
-from distgnn.optim import SGD, Adam, RowWiseAdagrad
+from distgnn.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +80,13 @@ def test_what_stores_ask_for_is_read_without_code(asked: object) -> None:
     from distgnn.backends.dgl.wire import read_data
 
     assert read_data(pickle.dumps(("update", asked))) == ("update", asked)
+
+
+def test_a_server_which_has_used_no_rule_yet_reads_those_of_distgnn() -> None:
+    read = "import sys; from distgnn.backends.dgl.wire import read_data; print(read_data(sys.stdin.buffer.read()))"
+    rules = [Adam(lr=0.5), RowWiseAdagrad(), SGD(lr=0.1), Adagrad()]
+    done = subprocess.run([sys.executable, "-c", read], input=pickle.dumps(rules), capture_output=True, check=False)
+    assert done.stdout.decode().strip() == str(rules), done.stderr.decode()
 
 
 @pytest.mark.parametrize(
