@@ -39,7 +39,7 @@ def bench(
         return
     header = ("what", "against", "asked", "reached")
     if as_markdown:
-        typer.echo(f"| {' | '.join(header)} | |\n{'|---' * len(header)}|---|")
+        typer.echo(f"| {' | '.join(header)} | reached? |\n{'|---' * len(header)}|---|")
         for line in lines:
             cells = (line["what"], line["against"], _asked(line), ", ".join(_reached(line)))
             typer.echo(f"| {' | '.join(cells)} | {'yes' if line['is_reached'] else 'no'} |")
