@@ -183,3 +183,27 @@ def test_a_model_says_that_two_kinds_of_nodes_are_for_layers() -> None:
 def test_edges_of_other_types_are_refused_by_a_model(edges: Tensor) -> None:
     with pytest.raises(GraphInputError, match=r"edge_index must be int64 of shape \[2, E\]"):
         LAYERS["GIN"]()[1](X, edges)
+
+
+@SIZES
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("when", ["before the table is open", "after"])
+@pytest.mark.parametrize("options", [{}, {"use_dist_tensor": True}, {"embedding_dim": 6}])
+def test_a_model_over_a_table_follows_the_type_that_it_is_cast_to(
+    options: dict[str, Any], when: str, dtype: torch.dtype, size: tuple[int, int]
+) -> None:
+    ours = DistributedGIN(4, 8, num_layers=2, out_channels=3, use_dist_embedding=True, embedding_std=1.0, **options)
+    ours.set_num_embeddings(size[0])
+    assert ours.node_features is not None
+    edges, ids = graph(size, ours)[1], torch.arange(size[0])
+    if when == "after":
+        ours(None, edges)
+    ours.to(dtype)
+    out = ours(None, edges)
+    pygs = GIN(4, 8, 2, 3)
+    pygs.load_state_dict({name: rows for name, rows in ours.state_dict().items() if "_features" not in name})
+    exact = pygs.double()(ours.node_features(None, ids).double(), edges)
+    assert out.dtype == dtype
+    assert error_of(out, exact) < {torch.float64: 1e-6, torch.float16: 5e-3, torch.bfloat16: 5e-2}[dtype]
+    out.sum().backward()
+    assert ours.node_features.embedding.take_gradients()[0].numel() > 0
