@@ -314,19 +314,42 @@ def meet(
         with shared_secret(store, rank, given, deadline, local=local) as secret:
             return look(secret)
 
+    failure: Exception | None = None
     try:
         found = within(timeout + 1, join)
-    except (RuntimeError, TimeoutError):
-        found = None  # rank 0, or its launcher, is gone with the store
+    except (RuntimeError, TimeoutError) as error:
+        found, failure = None, error  # rank 0, or its launcher, is gone with the store
     if found is None:
-        missing = [one for one, said in enumerate(came) if isinstance(said, str)] or [0]
-        strangers = [one for one, said in enumerate(came) if said == "?"]
-        raise PeerLostError(
-            f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "
-            f"{listed(missing)}: start {size} processes, or give them more time with timeout=..."
-            + (f"; whoever came as {listed(strangers)} has not the job's secret" if strangers else "")
-        )
+        raise _not_met(rank, size, timeout, came, failure) from failure
     return found
+
+
+def _not_met(
+    rank: int, size: int, timeout: float, came: Sequence[Said | str], failure: Exception | None
+) -> PeerLostError:
+    """Say who has not come, or who was there and is no more.
+
+    Args:
+        rank: This process's rank.
+        size: How many there are.
+        timeout: The seconds that it waited.
+        came: What rank 0 has listed last.
+        failure: Why its store does not answer, if it does not.
+    """
+    if failure is not None and len(came) == size:
+        keeper = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
+        return PeerLostError(
+            f"{keeper}, which keeps the job's store, is gone or silent, noticed by rank {rank} in the start of the "
+            f"job: start all {size} processes again ({first_line(failure)})"
+        )
+    # Where rank 0 is gone, it lists nobody more: this rank is there, and it is not.
+    missing = [one for one, said in enumerate(came) if isinstance(said, str) and one != rank] or [0]
+    strangers = [one for one in missing if came[one] == "?"]
+    return PeerLostError(
+        f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "
+        f"{listed(missing)}: start {size} processes, or give them more time with timeout=..."
+        + (f"; whoever came as {listed(strangers)} has not the job's secret" if strangers else "")
+    )
 
 
 def _facts(size: int, facts: Mapping[str, str]) -> dict[str, str]:

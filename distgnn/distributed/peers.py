@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.5  # between two looks at whether another rank has noticed a loss
 _GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
 _GONE, _SILENT = "gone", "silent"
+_NOBODY = "no rank is gone, but a connection broke or a rank was silent for too long"
 
 
 class PeerWatch:
@@ -67,11 +68,10 @@ class PeerWatch:
             raise
         except (OSError, RuntimeError) as error:
             release()
-            who = self._who(self._how(begin))
+            who = self._named(*self._heard_from(self._how(begin)))
             if who:
                 raise self.fail(who, call) from error
-            who = "no rank is gone, but a connection broke or a rank was silent for too long"
-            raise self.fail(who, call, f" ({first_line(error)})") from error
+            raise self.fail(_NOBODY, call, f" ({first_line(error)})") from error
 
     @contextmanager
     def connecting(self, call: str) -> Iterator[None]:
@@ -87,11 +87,16 @@ class PeerWatch:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            said = f"{error}" if isinstance(error, PeerLostError) else self._how(begin)
-            who = self._who(said)
-            if who == said or not who:
-                raise
-            raise self.fail(who, call) from error
+            own = str(error) if isinstance(error, PeerLostError) else ""
+            how = self._how(begin)
+            # What goes wrong before the time is over tells itself; after that it may be that somebody is not there.
+            missing, said = self._heard_from(f"{how}\n{own}" if how == _SILENT or not own else own)
+            who = self._named(missing, said)
+            if own and (who in {own, ""} or said.endswith(f"\n{who}")):
+                raise  # each rank knows best why it cannot reach others that are there
+            if who:
+                raise self.fail(who, call) from error
+            raise self.fail(_NOBODY, call, f" ({first_line(error)})") from error
 
     def wait(self, work: Work) -> None:
         """Wait for what a gloo group does, and look meanwhile.
@@ -159,11 +164,12 @@ class PeerWatch:
     def _how(self, begin: float) -> str:
         return _SILENT if time.monotonic() - begin > 0.9 * self.timeout else _GONE
 
-    def _who(self, how: str) -> str:
-        """Find out who is lost: those that do not say in time that they noticed a failure too, or nobody.
+    def _heard_from(self, how: str) -> tuple[list[int], str]:
+        """Return who does not say in time that they noticed a failure too, and what the first who noticed it knew.
 
         Args:
-            how: What this rank knows; the first to notice a failure knows best, and is believed.
+            how: What this rank knows: who is lost, and how; or how those are lost that do not answer, and on a second
+                line what it is if all do. The first to notice a failure knows best, and is believed.
         """
         missing = [rank for rank in range(self._size) if rank != self._rank]
         said = [how]
@@ -183,15 +189,16 @@ class PeerWatch:
         except (RuntimeError, TimeoutError):
             # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
             missing[:] = [0] if 0 in missing else missing
-        return self._named(sorted(missing), said[0])
+        return sorted(missing), said[0]
 
-    def _named(self, missing: Sequence[int], how: str) -> str:
+    def _named(self, missing: Sequence[int], said: str) -> str:
+        how, _, text = said.partition("\n")
         if how not in {_GONE, _SILENT}:
-            return how
+            return said
         how = f"silent for {self.timeout:g} s" if how == _SILENT else how
         if len(missing) > 1:
             return f"one or more of {listed(missing)} are {how}"
-        return f"{listed(missing)} is {how}" if missing else ""
+        return f"{listed(missing)} is {how}" if missing else text
 
     def _say(self, how: str) -> str:
         """Say that this rank is alive and has noticed a failure; return how the first who noticed it saw it."""

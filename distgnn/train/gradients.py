@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet, ref
 
 import torch
 from torch.nn import Module
@@ -28,20 +28,23 @@ class SummedGradients(Module):
 
     It starts on every rank from rank 0's parameters and buffers; buffers are rank 0's in every forward. The order in
     which a communicator adds numbers may depend on their place in a message. So all gradients go in one, in the order
-    of the module's parameters, when the last of them is there.
+    of the module's parameters, when the last of them is there. A module that is wrapped again is the new wrapper's.
 
     Args:
         module: The same on every rank.
         communicator: The ranks.
-        find_unused_parameters: Some ranks, or all, may have no gradient of some parameters.
+        find_unused_parameters: Some ranks, or all, may have no gradient of some parameters, or of any. Then every
+            backward through what forward returns, a tensor or lists, tuples and dictionaries of some, is collective.
         before: Called before ranks wait for each other in backward.
 
     Attributes:
         module: As given.
 
     Raises:
-        ConfigError: Ranks have different modules.
+        ConfigError: Ranks have different modules, or a part of this one is wrapped already.
     """
+
+    _live: ClassVar[WeakSet[SummedGradients]] = WeakSet()
 
     def __init__(
         self,
@@ -52,6 +55,11 @@ class SummedGradients(Module):
         before: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
+        if any(isinstance(part, SummedGradients) for part in module.modules()):
+            raise ConfigError(
+                "the gradients of this model, or of a part of it, are summed over ranks already: call Session.wrap "
+                "once, with the model as it was made"
+            )
         self.module = module
         self._communicator, self._before = communicator, before
         self._find_unused = find_unused_parameters
@@ -62,7 +70,7 @@ class SummedGradients(Module):
         }
         self._earlier: dict[Parameter, Tensor | None] = {}  # the gradients of earlier passes, for those of this one
         self._seen: set[Tensor] = set()
-        self._summing, self._is_unsummed = True, False
+        self._summing, self._is_unsummed, self._is_awaited, self._is_replaced = True, False, False, False
         _check_same(module, communicator)
         with torch.no_grad():
             self._spread([*module.parameters(), *module.buffers()])
@@ -70,19 +78,32 @@ class SummedGradients(Module):
         synced = {id(each) for part in module.modules() if isinstance(part, SyncBatchNorm1d) for each in part.buffers()}
         self._buffers_to_send = [each for each in module.buffers() if id(each) not in synced]
         self._accumulators = [self._watched(each) for each in self._named.values()]
+        own = set(self._named.values())
+        for earlier in self._live:
+            earlier._is_replaced |= not own.isdisjoint(earlier._named.values())  # noqa: SLF001  # its own class
+        self._live.add(self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute what the module does.
 
         Raises:
-            CallOrderError: The backward before this forward left out parameters.
+            CallOrderError: The backward before this forward left out parameters, or the module was wrapped again.
         """
-        if self._seen and torch.is_grad_enabled():
+        if self._is_replaced:
+            raise CallOrderError(
+                "this model, or a part of it, was wrapped again, and its gradients are summed by the new wrapper: "
+                "call what Session.wrap returned last"
+            )
+        if (self._seen or self._is_awaited) and torch.is_grad_enabled():
             self._forget_incomplete()
         if self._buffers_to_send:
             with torch.no_grad():
                 self._spread(self._buffers_to_send)
-        return self.module(*args, **kwargs)
+        found = self.module(*args, **kwargs)
+        if self._find_unused and torch.is_grad_enabled():
+            for tensor in _tensors_of(found):
+                tensor.register_hook(self._await_end)  # type: ignore[no-untyped-call]
+        return found
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -100,11 +121,11 @@ class SummedGradients(Module):
         this = ref(self)  # a module that is wrapped again is this one's no more
 
         def begin(_gradients: tuple[Tensor, ...]) -> None:
-            if (wrapper := this()) is not None:
-                wrapper._begin(parameter)  # noqa: SLF001  # its own class
+            if (wrapper := this()) is not None and wrapper._summing and not wrapper._is_replaced:  # noqa: SLF001  # its own class
+                wrapper._begin(parameter)  # noqa: SLF001
 
         def end(parameter: Tensor) -> None:
-            if (wrapper := this()) is not None:
+            if (wrapper := this()) is not None and not wrapper._is_replaced:  # noqa: SLF001
                 wrapper._end(parameter)  # noqa: SLF001
 
         accumulator.register_prehook(begin)
@@ -113,14 +134,18 @@ class SummedGradients(Module):
 
     def _begin(self, parameter: Parameter) -> None:
         """Put what earlier passes have left aside, so that this one's gradient is summed alone."""
-        if not self._summing:
-            return
-        if self._find_unused and not self._earlier:
-            torch.autograd.Variable._execution_engine.queue_callback(self._sum_found)  # noqa: SLF001  # torch's own way
+        if self._find_unused:
+            self._await_end()
         if parameter not in self._earlier:
             self._earlier[parameter] = None
             if not self._is_unsummed:
                 self._earlier[parameter], parameter.grad = parameter.grad, None
+
+    def _await_end(self, _gradient: Tensor | None = None) -> None:
+        """Sum at the end of this backward, which may reach no parameter at all."""
+        if self._summing and not self._is_replaced and not self._is_awaited:
+            self._is_awaited = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._sum_found)  # noqa: SLF001  # torch's own way
 
     def _end(self, parameter: Tensor) -> None:
         if not self._summing:
@@ -135,6 +160,7 @@ class SummedGradients(Module):
 
     def _sum_found(self) -> None:
         """Sum at the end of a backward that some parameters may have no part in."""
+        self._is_awaited = False
         asked = self._asked()
         found = torch.tensor([each in self._seen for each in asked], dtype=torch.int32)
         with during("the sum of gradients"):
@@ -143,7 +169,8 @@ class SummedGradients(Module):
         for each in used:
             if each not in self._seen:
                 self._earlier[each], each.grad = each.grad, torch.zeros_like(each)
-        self._sum(used)
+        if used:
+            self._sum(used)
 
     def _sum(self, parameters: list[Parameter]) -> None:
         self._before()
@@ -173,6 +200,7 @@ class SummedGradients(Module):
         left_out = [name for name, each in self._named.items() if each.requires_grad and each not in self._seen]
         self._earlier.clear()
         self._seen.clear()
+        self._is_awaited = False
         if self._find_unused or not left_out:
             return  # an error has ended it
         raise CallOrderError(
@@ -180,6 +208,16 @@ class SummedGradients(Module):
             f"{left_out[0]!r}, so that none was summed over ranks: leave them out of training "
             "(requires_grad_(False)), or call Session.wrap with find_unused_parameters=True"
         )
+
+
+def _tensors_of(found: object) -> Iterator[Tensor]:
+    """Go through the tensors that a forward returned and a backward may begin from."""
+    if isinstance(found, torch.Tensor):
+        if found.requires_grad:
+            yield found
+    elif isinstance(found, (list, tuple, dict)):
+        for each in found.values() if isinstance(found, dict) else found:
+            yield from _tensors_of(each)
 
 
 def _check_same(module: Module, communicator: Communicator) -> None:

@@ -14,8 +14,20 @@ TRAINING = ("halo", "listens", "sampling", "trains_like_memory")
 @pytest.mark.parametrize(
     ("world_size", "files"),
     [
-        (2, (*KITS, *TRAINING, "hetero", "history", "inference", "stored_embedding", "sync_batch_norm")),
-        (3, ("pyg_conforms",)),
+        (
+            2,
+            (
+                *KITS,
+                *TRAINING,
+                "hetero",
+                "history",
+                "inference",
+                "stored_embedding",
+                "summed_gradients",
+                "sync_batch_norm",
+            ),
+        ),
+        (3, ("pyg_conforms", "summed_gradients")),
         (4, KITS),
         (4, TRAINING),
     ],

@@ -191,7 +191,7 @@ def bad_update(backend: SpreadBackend) -> None:
 
 
 def main() -> None:
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(600, exit=True)
     say("starting")
     name, what, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3])
     if what != "start":

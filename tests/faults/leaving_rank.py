@@ -1,17 +1,41 @@
-"""A rank that has met the others, and ends before it has connected to their server; rank 0 is as usual."""
+"""A rank leaves after all have met: ``leaving_rank.py BACKEND STEP SIGNAL TIMEOUT``; it is rank 1, or ``LOST``."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from typing import Any
 
 import distgnn
+from distgnn.backends.dgl import backend as dgl
 from distgnn.backends.dgl.cluster import Cluster
+from distgnn.backends.pyg import ranks as pyg
+
+STEPS: dict[str, tuple[Any, str]] = {
+    "pyg groups": (pyg, "connect_ranks"),
+    "pyg sockets": (pyg, "Host"),
+    "dgl groups": (dgl, "connect_ranks"),
+    "dgl servers": (dgl, "Cluster"),
+    "dgl connections": (Cluster, "_connect"),
+}
 
 
-def leave(cluster: Cluster, timeout: float) -> None:
-    os._exit(9)
+def main() -> None:
+    backend, step, number, timeout = sys.argv[1:]
+    owner, name = STEPS[f"{backend} {step}"]
+    usual = getattr(owner, name)
+
+    def leave(*arguments: Any, **options: Any) -> Any:
+        if name == "Host" and len(arguments) == 1:
+            return usual(*arguments, **options)  # that of a rank alone, before it has met the others
+        os.kill(os.getpid(), signal.Signals[number])
+        return None
+
+    if os.environ["RANK"] == os.environ.get("LOST", "1"):
+        setattr(owner, name, leave)  # this rank has a failure of its own
+    distgnn.use(backend, timeout=float(timeout))
 
 
-if os.environ["RANK"] == "1":
-    Cluster._connect = leave  # type: ignore[assignment,method-assign]  # this rank has a failure of its own
-distgnn.use("dgl", timeout=8)
+if __name__ == "__main__":
+    main()

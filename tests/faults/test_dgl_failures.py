@@ -64,14 +64,17 @@ def test_a_killed_server_is_named_by_all_ranks_long_before_the_timeout(start_job
 
 
 def test_a_stopped_rank_or_server_is_named_after_the_timeout(start_job: StartJob) -> None:
-    rank, server = (start_job(*SCRIPT, "updates", "4", world_size=2) for _ in range(2))
+    timeout = f"{4 * slowness():.0f}"  # who is silent for so long is stopped, however busy the machine is
+    rank, server = (start_job(*SCRIPT, "updates", timeout, world_size=2) for _ in range(2))
     for job in (rank, server):
         job.wait_for("working")
     rank.send(1, signal.SIGSTOP)
     stopped = server_of(server)
     stopped.suspend()
-    rank.assert_lost((0,), within=15, text="rank 1 is silent for 4 s, noticed by rank 0 in apply_gradients of")
-    text = "the DGL server that rank 0 started is silent for 4 s, noticed by rank {rank} in apply_gradients of"
+    rank.assert_lost((0,), within=15, text=f"rank 1 is silent for {timeout} s, noticed by rank 0 in apply_gradients of")
+    text = (
+        f"the DGL server that rank 0 started is silent for {timeout} s, noticed by rank {{rank}} in apply_gradients of"
+    )
     server.assert_lost((0, 1), within=20, text=text)
     psutil.wait_procs([stopped], timeout=5)
     assert not stopped.is_running()
@@ -126,14 +129,6 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses(start_job: Sta
         assert incomplete.last_error(rank).startswith(
             "PeerLostError: 2 of 3 ranks came to the start of the job in 6 s, without rank 2: start 3 processes"
         )
-
-
-@pytest.mark.slow_faults
-def test_a_rank_that_ends_before_it_has_connected_keeps_nobody_waiting_for_ever(start_job: StartJob) -> None:
-    job = start_job("leaving_rank.py", world_size=2)
-    assert job.codes(timeout=40) == [1, 9]
-    text = "PeerLostError: rank 1 is silent for 8 s, noticed by rank 0 in the start of the job"
-    assert job.last_error(0).startswith(text), job.errors(0)
 
 
 def test_a_port_that_is_taken_is_named_by_every_rank(start_job: StartJob) -> None:

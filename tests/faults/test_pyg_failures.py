@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is there
 
+from tests.jobs import slowness
+
 if TYPE_CHECKING:
     from tests.jobs import StartJob
 
@@ -31,12 +33,15 @@ def test_a_killed_rank_is_named_by_all_others_long_before_the_timeout(start_job:
 
 
 def test_a_stopped_rank_is_named_after_the_timeout_also_when_it_keeps_the_meeting_point(start_job: StartJob) -> None:
-    jobs = {stopped: start_job(*SCRIPT, "lookups", "4", world_size=size) for stopped, size in ((2, 3), (0, 2))}
+    timeout = f"{4 * slowness():.0f}"  # who is silent for so long is stopped, however busy the machine is
+    jobs = {stopped: start_job(*SCRIPT, "lookups", timeout, world_size=size) for stopped, size in ((2, 3), (0, 2))}
     for stopped, job in jobs.items():
         job.wait_for("working")
         job.send(stopped, signal.SIGSTOP)
     for stopped, job in jobs.items():
-        text = f"rank {stopped} is silent for 4 s, noticed by rank {{rank}} in lookup of embedding store 'words'"
+        text = (
+            f"rank {stopped} is silent for {timeout} s, noticed by rank {{rank}} in lookup of embedding store 'words'"
+        )
         job.assert_lost((0, 1) if stopped else (1,), within=15, text=text)
 
 

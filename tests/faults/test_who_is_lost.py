@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.jobs import slowness
+
 if TYPE_CHECKING:
     from tests.jobs import Job, StartJob
 
@@ -17,7 +19,11 @@ CALLS = {
     "session_calls": "",
     "barriers": "in an all-reduce of [1] int64",
 }
-TIMEOUT = 4
+
+
+def patience() -> str:
+    """Return the seconds that ranks wait: who is silent for so long is stopped, however busy the machine is."""
+    return f"{4 * slowness():.0f}"
 
 
 def check(job: Job, what: str, text: str) -> None:
@@ -37,19 +43,19 @@ def test_a_rank_that_is_killed_is_named_with_the_call(start_job: StartJob, sprea
 
 @pytest.mark.parametrize("what", CALLS)
 def test_a_rank_that_is_stopped_is_named_after_the_timeout(start_job: StartJob, spread: str, what: str) -> None:
-    job = start_job(SCRIPT, spread, what, str(TIMEOUT), world_size=3)
+    job = start_job(SCRIPT, spread, what, timeout := patience(), world_size=3)
     job.wait_for("working", timeout=60)
     job.send(1, signal.SIGSTOP)
-    check(job, what, f"rank 1 is silent for {TIMEOUT} s, noticed by rank {{rank}} in ")
+    check(job, what, f"rank 1 is silent for {timeout} s, noticed by rank {{rank}} in ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_ranks_wait_for_work_of_rank_0_beyond_the_timeout_and_no_longer_than_it_lives(
     start_job: StartJob, spread: str, number: signal.Signals
 ) -> None:
-    job = start_job(SCRIPT, spread, "works", str(TIMEOUT), world_size=2)
+    job = start_job(SCRIPT, spread, "works", timeout := patience(), world_size=2)
     job.wait_for("working", timeout=60)
     job.send(0, number)
-    how = "gone" if number == signal.SIGKILL else f"silent for {TIMEOUT} s"
+    how = "gone" if number == signal.SIGKILL else f"silent for {timeout} s"
     job.assert_lost((1,), within=40, text=f"rank 0 is {how}, noticed by rank 1 in a broadcast")
     assert "(in a longer work)" in job.last_error(1)

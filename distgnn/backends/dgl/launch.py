@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from distgnn.distributed.meeting import Job
 
 _REFUSED = "refused: "
+_GRACE = 2.0
+_ASKED = {
+    "memory": "on which host it is",
+    "name": "the job's name",
+    "server": "where its DGL server is",
+    "listening": "whether its DGL server listens",
+}
 # Importing takes seconds, in which a server that its starter has left would look at nothing: Linux ends it.
 _SERVE = """
 import ctypes, os, runpy, sys
@@ -116,13 +123,14 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
     assert store is not None
 
     def get(key: str, rank: int) -> str:
-        limit = max(0.1, deadline - time.monotonic())
+        # Who starts a server says at the deadline that it does not listen.
+        limit = max(0.1, deadline - time.monotonic()) + _GRACE
         try:
             return within(limit, lambda: store.get(key), look).decode()
         except (RuntimeError, TimeoutError) as error:
             raise PeerLostError(
-                f"rank {rank} has not said its {key!r} in {timeout:g} s while the DGL servers were started: see that "
-                "it runs, or give it more time with timeout=..."
+                f"rank {rank} has not said {_ASKED[key.partition('/')[0]]} in {timeout:g} s while the DGL servers were "
+                "started: see that it runs, or give it more time with timeout=..."
             ) from error
 
     if job.rank == 0:
