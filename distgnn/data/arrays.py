@@ -11,8 +11,8 @@ import torch
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from torch import Tensor
 
-from distgnn.data.notes import check_memory
 from distgnn.errors import DataFormatError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,10 @@ from distgnn.data.columns import edge_columns, names_of, unread
 from distgnn.data.features import read_features
 from distgnn.data.ids import node_ids
 from distgnn.data.labels import read_labels
-from distgnn.data.notes import check_memory, note
+from distgnn.data.notes import note
 from distgnn.data.tables import read_table
 from distgnn.errors import DataFormatError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from scipy.sparse import csr_matrix
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce, index_to_mask, remove_self_loops
 
-from distgnn.data.notes import check_memory
 from distgnn.data.tables import check_file, read_table
 from distgnn.errors import DataFormatError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

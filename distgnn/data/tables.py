@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from distgnn.data.arrays import ARRAY_SUFFIXES, read_array
-from distgnn.data.notes import check_memory
 from distgnn.data.text_table import WORDS, TextTable, find_layout
 from distgnn.errors import DataFormatError, DatasetNotFoundError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO, cast
 
-from distgnn.data.notes import check_memory
 from distgnn.errors import DataFormatError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,9 +9,10 @@ import torch
 from torch_geometric.utils import coalesce, one_hot, remove_self_loops
 
 from distgnn.data.ids import whole
-from distgnn.data.notes import check_memory, note
+from distgnn.data.notes import note
 from distgnn.data.tables import read_table
 from distgnn.errors import DataFormatError
+from distgnn.memory import check_memory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -133,11 +133,12 @@ class RowGradients:
     def _rescale(self, scale: float, *, was_written: bool = False) -> None:
         if abs(scale - 1) < 1e-5 and not was_written:
             return
-        self._warn(
-            f"the gradients of parameters() were scaled by {scale:.3g} before step(), and those of embedding store "
-            f"{self.name!r} with them. If that was clip_grad_norm_: the rows are not in its norm. Use "
-            "distgnn.optim.clip_grad_norm_(model, max_norm), which counts layers and rows together"
-        )
+        if math.isfinite(scale):  # else all gradients are lost, which is said elsewhere
+            self._warn(
+                f"the gradients of parameters() were scaled by {scale:.3g} before step(), and those of embedding store "
+                f"{self.name!r} with them. If that was clip_grad_norm_: the rows are not in its norm. Use "
+                "distgnn.optim.clip_grad_norm_(model, max_norm), which counts layers and rows together"
+            )
         self._gathered = [(ids, rows * scale) for ids, rows in self._gathered]
         if math.isfinite(scale) and not all(bool(rows.isfinite().all()) for _, rows in self._gathered):
             self._gathered = [(ids[:0], rows[:0]) for ids, rows in self._gathered]  # as a GradScaler skips a step

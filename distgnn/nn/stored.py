@@ -469,6 +469,12 @@ class _Lookup(torch.autograd.Function):
         return rows.view(*batched.shape, -1), None if in_dims[1] is None else 0
 
 
+def layer_parameters(module: Module) -> list[Parameter]:
+    """Return the parameters of a module but those that stand for the rows of its tables."""
+    handles = {id(part.handle) for part in module.modules() if isinstance(part, StoredEmbedding)}
+    return [each for each in module.parameters() if id(each) not in handles]
+
+
 def resolve(backend: str | Backend | None) -> Backend:
     """Return the backend that a module was given, by itself or by name, or else the one in use."""
     return get_backend(backend) if backend is None or isinstance(backend, str) else backend

@@ -160,9 +160,8 @@ class Recorder:
         """Write down what is no mere preparation."""
         if report.when == "call" or not report.passed:
             message = "" if report.passed else _message(report.longrepr)
-            self._write(
-                test=report.nodeid.partition("::")[2], outcome=report.outcome, message=message, time=time.time()
-            )
+            now = time.monotonic()  # one clock for all processes of a host
+            self._write(test=report.nodeid.partition("::")[2], outcome=report.outcome, message=message, time=now)
 
 
 def _message(found: Any) -> str:

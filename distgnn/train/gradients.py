@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from distgnn.distributed.communicator import all_gather_texts, during
 from distgnn.errors import CallOrderError, ConfigError
-from distgnn.nn.stored import StoredEmbedding
+from distgnn.nn.stored import layer_parameters
 from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class SummedGradients(Module):
         self._communicator, self._before = communicator, before
         self._find_unused = find_unused_parameters
         # What stands for the rows of a table has no gradient of its own: a store sums those of its rows.
-        handles = {id(part.handle) for part in module.modules() if isinstance(part, StoredEmbedding)}
+        layers = {id(each) for each in layer_parameters(module)}
         self._named = {
-            name: each for name, each in module.named_parameters() if each.requires_grad and id(each) not in handles
+            name: each for name, each in module.named_parameters() if each.requires_grad and id(each) in layers
         }
         self._earlier: dict[Parameter, Tensor | None] = {}  # the gradients of earlier passes, for those of this one
         self._seen: set[Tensor] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from distgnn.nn.stored import layer_parameters
 from distgnn.optim import RULES, SparseOptimizer
 from distgnn.protocols import SupportsCache, SupportsTraffic
 from distgnn.train.epoch import Epoch, EpochSoFar
@@ -66,7 +68,8 @@ class Trial:
         graphs = source.dataset.task == "graph"
         # Where ranks have different rows they normalize over all of them.
         self._wrapped = self._session.wrap(self.model, sync_batch_norm=graphs or config.mode is not None)
-        self._dense = torch.optim.Adam(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        layers = layer_parameters(self.model)
+        self._dense = torch.optim.Adam(layers, lr=config.lr, weight_decay=config.weight_decay)
         # The paper halves the rate every 50 epochs; one graph, often one batch an epoch, keeps it.
         self._schedule = torch.optim.lr_scheduler.StepLR(self._dense, 50, 0.5 if graphs else 1.0)
         self._sparse: SparseOptimizer | None = None
@@ -155,7 +158,8 @@ class Trial:
 
     def _is_finite(self, *numbers: float) -> bool:
         """Tell whether the numbers are, and the model's weights on every rank; collective."""
-        weights = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())  # a state_dict() would copy tables
+        weights = (tensor for tensor in tensors if tensor.is_floating_point())
         finite = all(map(isfinite, numbers)) and all(bool(tensor.isfinite().all()) for tensor in weights)
         return self._session.max(float(not finite)) == 0
 

@@ -31,6 +31,7 @@ from distgnn import (
 from distgnn.backends.memory import MemoryBackend
 from distgnn.data import load_custom_graph
 from distgnn.errors import DistGNNError
+from distgnn.graph.tensor_files import Layout
 from distgnn.optim import Adam
 from distgnn.train.checkpoint import Checkpoint, Stateful, read_manifest
 from distgnn.train.checkpoint.manifest import VERSION
@@ -165,6 +166,38 @@ def test_a_damaged_checkpoint_says_what_is_wrong_with_which_file(saved: Path, da
     with pytest.raises(CheckpointError, match=words) as caught:
         Job().checkpoint.load(saved)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("name", ["state/model/weight", "stores/words/rows"])
+def test_a_sparse_shard_of_terabytes_that_its_manifest_tells_of_is_refused(saved: Path, name: str) -> None:
+    rows = 1 << 37
+
+    def enlarge(manifest: dict[str, Any]) -> None:
+        content = manifest["content"]
+        tensors = content["files"][0]["tensors"]
+        for key, tensor in tensors.items():
+            if key == name or (name.startswith("stores/") and key.startswith("stores/")):
+                tensor.update(shape=[rows, *tensor["shape"][1:]], block=rows)
+        if name.startswith("stores/"):
+            content["stores"]["words"]["shape"][0] = rows
+            content["files"][0]["stores"]["words"] = [0, rows]
+
+    rewrite(saved, enlarge)
+    manifest = read_manifest(saved)
+    layout = Layout({key: tensor.layout for key, tensor in manifest.files[0].tensors.items()})
+    with (saved / SHARD).open("r+b") as file:
+        file.write(layout.header)
+        file.truncate(layout.size)
+    with pytest.raises(
+        CheckpointFormatError, match=r"takes [\d,]+ bytes, and [\d,]+ bytes of memory are free|another job"
+    ):
+        Job().checkpoint.load(saved)
+
+
+def test_a_sparse_manifest_of_terabytes_is_refused(saved: Path) -> None:
+    os.truncate(saved / MANIFEST, 1 << 41)
+    with pytest.raises(CheckpointFormatError, match=r"manifest.json takes [\d,]+ bytes, and [\d,]+ bytes of memory"):
+        Job().checkpoint.load(saved)
 
 
 @pytest.mark.parametrize("place", range(0, 100, 7))

@@ -16,6 +16,7 @@ from distgnn import DataError
 from distgnn.cli.app import main
 from distgnn.data import load_dataset
 from distgnn.errors import NonFiniteLossError
+from distgnn.nn.stored import layer_parameters
 from distgnn.train import run
 from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch
@@ -119,7 +120,7 @@ def test_a_gradient_that_is_not_finite_is_seen_in_the_weights_after_its_step() -
     config = TrainConfig(**{**SMALL, "eval_every": 4})
     dataset = load_dataset("CustomLargeGraph", num_nodes=300, num_edges=1500)
     with closing(Trial(config, Source(config, dataset, Session(distgnn.get_backend())), 0)) as trial:
-        weight = next(trial.model.parameters())
+        weight = layer_parameters(trial.model)[0]
         weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
         first = next(trial.train())
     assert isfinite(first.loss)

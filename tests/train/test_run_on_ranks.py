@@ -67,3 +67,15 @@ def test_a_refusal_of_rank_0_is_every_ranks(tmp_path: Path) -> None:
     ends = on_two_machines(tmp_path, apart=True)
     assert [code for code, _, _ in ends] == [2, 2]
     assert all("runs/two is there already; choose another --name" in error for _, _, error in ends)
+
+
+@pytest.mark.timeout(240)
+def test_a_loss_that_is_not_finite_ends_every_rank_after_the_same_epoch(tmp_path: Path) -> None:
+    ends = on_two_machines(tmp_path, "--json", "--lr", "1e12", "--epochs", "5", apart=False)
+    assert [(code, out) for code, out, _ in ends] == [(4, ""), (4, "")]
+    lines = [json.loads(line) for line in (tmp_path / "machine-0/runs/two/metrics.jsonl").read_text().splitlines()]
+    assert 1 <= len(lines) < 5
+    assert [line["finite"] for line in lines] == [True] * (len(lines) - 1) + [False]
+    (said,) = ends[0][2].splitlines()
+    assert f"epoch {len(lines)}" in said
+    assert ends[1][2] == ""

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from distgnn._version import __version__
-from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError
+from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.graph.tensor_files import DTYPES, NAMES
+from distgnn.memory import check_memory
 from distgnn.protocols import RuleState, StateSpec, TensorStore
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def read_manifest(folder: Path) -> Manifest:
     if path.exists() and not path.is_file():
         raise CheckpointFormatError(f"{path} is no regular file; {_AGAIN}")
     try:
+        check_memory(str(path), path.stat().st_size)
         found = json.loads(path.read_bytes())
+    except DataFormatError as error:
+        raise CheckpointFormatError(f"{error}; {_AGAIN}") from error
     except OSError as error:
         raise CheckpointNotFoundError(f"{folder} is no checkpoint: {path} cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.graph.tensor_files import NAMES, TensorReader, as_bytes
+from distgnn.memory import check_memory
 from distgnn.optim.table_state import tables_left_out
 from distgnn.train.checkpoint.former import handles_in, renumber
 from distgnn.train.checkpoint.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
@@ -20,7 +22,7 @@ from distgnn.train.checkpoint.plain_state import decode, tensor_names
 from distgnn.train.checkpoint.random_state import set_random_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -157,6 +159,7 @@ class CheckpointReader:
             saved = self.manifest.files[rank].tensors.get(name)
             if saved is None:
                 raise self._damaged(f"{self._path / file_name(rank)} has no tensor {name!r}")
+            self._check_memory(rank, [saved.shape], [saved.layout[0]], repr(name))
             whole = torch.empty(saved.shape, dtype=saved.layout[0])
             for begin, block in self._blocks(rank, [name], 0, saved.shape[0]):
                 whole[begin : begin + block[name].size(0)] = block[name]
@@ -185,10 +188,20 @@ class CheckpointReader:
     def _place(self, rank: int, keys: list[str]) -> dict[str, Tensor]:
         """Make room for one block of each tensor."""
         saved = {key: self.manifest.files[rank].tensors[key] for key in keys}
-        return {
-            key: torch.empty(min(one.block, one.shape[0]), *one.shape[1:], dtype=one.layout[0])
-            for key, one in saved.items()
-        }
+        shapes = [(min(one.block, one.shape[0]), *one.shape[1:]) for one in saved.values()]
+        dtypes = [one.layout[0] for one in saved.values()]
+        self._check_memory(rank, shapes, dtypes, f"a block of {keys[0]!r}")
+        return {key: torch.empty(shape, dtype=dtype) for key, shape, dtype in zip(saved, shapes, dtypes, strict=True)}
+
+    def _check_memory(
+        self, rank: int, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[torch.dtype], what: str
+    ) -> None:
+        """Refuse what is larger than the memory that is free, before any of it is taken."""
+        size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True))
+        try:
+            check_memory(f"{what} of {self._path / file_name(rank)}", size)
+        except DataFormatError as error:
+            raise self._damaged(str(error)) from error
 
     def _read(self, reader: TensorReader, first: int, place: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read one block of each tensor to where there is room for it."""
