@@ -168,19 +168,10 @@ def test_a_damaged_checkpoint_says_what_is_wrong_with_which_file(saved: Path, da
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize("name", ["state/model/weight", "stores/words/rows"])
-def test_a_sparse_shard_of_terabytes_that_its_manifest_tells_of_is_refused(saved: Path, name: str) -> None:
-    rows = 1 << 37
-
+def test_a_sparse_shard_of_terabytes_that_its_manifest_tells_of_is_refused(saved: Path) -> None:
     def enlarge(manifest: dict[str, Any]) -> None:
-        content = manifest["content"]
-        tensors = content["files"][0]["tensors"]
-        for key, tensor in tensors.items():
-            if key == name or (name.startswith("stores/") and key.startswith("stores/")):
-                tensor.update(shape=[rows, *tensor["shape"][1:]], block=rows)
-        if name.startswith("stores/"):
-            content["stores"]["words"]["shape"][0] = rows
-            content["files"][0]["stores"]["words"] = [0, rows]
+        tensor = manifest["content"]["files"][0]["tensors"]["state/model/weight"]
+        tensor.update(shape=[1 << 37, *tensor["shape"][1:]], block=1 << 37)
 
     rewrite(saved, enlarge)
     manifest = read_manifest(saved)
@@ -188,9 +179,7 @@ def test_a_sparse_shard_of_terabytes_that_its_manifest_tells_of_is_refused(saved
     with (saved / SHARD).open("r+b") as file:
         file.write(layout.header)
         file.truncate(layout.size)
-    with pytest.raises(
-        CheckpointFormatError, match=r"takes [\d,]+ bytes, and [\d,]+ bytes of memory are free|another job"
-    ):
+    with pytest.raises(CheckpointFormatError, match=r"takes [\d,]+ bytes, and [\d,]+ bytes of memory are free"):
         Job().checkpoint.load(saved)
 
 
