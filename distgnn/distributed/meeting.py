@@ -336,14 +336,15 @@ def _not_met(
         came: What rank 0 has listed last.
         failure: Why its store does not answer, if it does not.
     """
-    if failure is not None and len(came) == size:
+    # Where rank 0 is gone, it lists nobody more: this rank is there, and it is not.
+    missing = [one for one, said in enumerate(came) if isinstance(said, str) and one != rank]
+    if failure is not None and came and not missing:
         keeper = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
         return PeerLostError(
             f"{keeper}, which keeps the job's store, is gone or silent, noticed by rank {rank} in the start of the "
             f"job: start all {size} processes again ({first_line(failure)})"
         )
-    # Where rank 0 is gone, it lists nobody more: this rank is there, and it is not.
-    missing = [one for one, said in enumerate(came) if isinstance(said, str) and one != rank] or [0]
+    missing = missing or [0]
     strangers = [one for one in missing if came[one] == "?"]
     return PeerLostError(
         f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "

@@ -288,5 +288,6 @@ def compare_options(config: TrainConfig, saved: Mapping[str, Any], where: Path) 
     before = {name: saved.get(name, default[name]) for name in own if name not in _FREE}
     differ = [name for name in before if before[name] != own[name]]
     if differ:
-        said = ", ".join(f"{name} {before[name]!r}, now {own[name]!r}" for name in differ)
+        values = [["left out" if one[name] is None else repr(one[name]) for one in (before, own)] for name in differ]
+        said = ", ".join(f"{name} {then}, now {now}" for name, (then, now) in zip(differ, values, strict=True))
         raise CheckpointFormatError(f"{where} is of a run with other options: {said}; give the same, or start anew")
