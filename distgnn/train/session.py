@@ -11,6 +11,7 @@ import torch
 from distgnn.distributed.agreement import check_agreement
 from distgnn.distributed.cluster_file import Machine, join_ip_config, read_ip_config
 from distgnn.distributed.communicator import all_gather_texts
+from distgnn.distributed.launcher import launched_size
 from distgnn.distributed.process_group import started
 from distgnn.errors import ConfigError
 from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
@@ -54,7 +55,7 @@ class Session:
         self.communicator = communicator_of(backend)
         self.rank, self.world_size = self.communicator.rank, self.communicator.world_size
         size, joined = started()
-        if size != self.world_size:
+        if self.world_size not in {size, launched_size()}:
             who = "torch.distributed has joined" if joined else "a launcher started"
             raise ConfigError(
                 f"{who} {size} processes, and backend {backend.name!r} joins {self.world_size}: start one process, "

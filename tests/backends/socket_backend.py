@@ -14,11 +14,12 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 import distgnn
+from distgnn.distributed.communicator import all_gather_texts
 from distgnn.storage.toolkit.local_stores import LocalEmbeddingStore, LocalGraphStore, LocalTensorStore
 from distgnn.storage.toolkit.open_stores import OpenStores, edges_conflict_error, require_edges
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from distgnn.specs import Spec
 
 _HEAD = struct.Struct("<q")
 _backends = itertools.count()  # every rank opens the same ones
@@ -173,6 +176,9 @@ class SocketTensorStore:
         self._all.close()
 
 
+_Store = TypeVar("_Store", SocketEmbeddingStore, SocketTensorStore, LocalGraphStore)
+
+
 class SocketBackend(OpenStores):
     """Stores that every rank has whole.
 
@@ -188,17 +194,17 @@ class SocketBackend(OpenStores):
         super().__init__()
 
     def open_embedding(self, spec: distgnn.EmbeddingSpec) -> SocketEmbeddingStore:
-        store = self.attached(spec, SocketEmbeddingStore)
+        store = self._agreed(spec, SocketEmbeddingStore)
         return store or self.keep(SocketEmbeddingStore(spec, self.communicator))
 
     def open_tensor(self, spec: distgnn.TensorSpec) -> SocketTensorStore:
-        store = self.attached(spec, SocketTensorStore)
+        store = self._agreed(spec, SocketTensorStore)
         return store or self.keep(SocketTensorStore(spec, self.communicator))
 
     def open_graph(self, spec: distgnn.GraphSpec, edge_index: Tensor | None = None) -> LocalGraphStore:
         if edge_index is not None:
             spec.check_edges(edge_index)
-        store = self.attached(spec, LocalGraphStore)
+        store = self._agreed(spec, LocalGraphStore)
         if store is None:
             return self.keep(LocalGraphStore(spec, require_edges(spec, edge_index), torch.device("cpu")))
         if edge_index is not None and not store.holds(edge_index):
@@ -208,6 +214,15 @@ class SocketBackend(OpenStores):
     def close(self) -> None:
         super().close()
         self.communicator.close()
+
+    def _agreed(self, spec: Spec, kind: type[_Store]) -> _Store | None:
+        self.check_open(spec)
+        for rank, asked in enumerate(all_gather_texts(self.communicator, str(spec))):
+            if asked != str(spec):
+                raise distgnn.NameConflictError(
+                    f"ranks open different stores at once: rank {self.rank} asks for {spec}, rank {rank} for {asked}"
+                )
+        return self.attached(spec, kind)
 
 
 def install(folder: Path) -> Path:
