@@ -167,6 +167,7 @@ def assert_trains_alike(
     steps: int = 4,
 ) -> None:
     ours = Training(kind, graph, part, backend, rule)
+    monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     whole = Data(**{**graph.to_dict(), "n_id": torch.arange(graph.num_nodes), "e_id": torch.arange(graph.num_edges)})
     theirs = Training(kind, graph, whole, MemoryBackend(), rule)

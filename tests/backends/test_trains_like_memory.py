@@ -69,6 +69,7 @@ def train(config: TrainConfig, backend: str) -> tuple[list[Epoch], dict[str, Ten
 def reference(config: TrainConfig) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Train on ``memory``, once for all backends, and return what :func:`train` does."""
     with pytest.MonkeyPatch.context() as alone:
+        alone.delenv("RANK", raising=False)
         alone.delenv("WORLD_SIZE", raising=False)
         return train(config, "memory")
 
