@@ -80,6 +80,10 @@ def _options(
         raise typer.Exit
 
 
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # where a launcher has other variables, they are written to RANK
+
+
 def _show_warning(  # the signature is Python's
     others: Callable[..., None],
     message: Warning | str,
@@ -92,7 +96,7 @@ def _show_warning(  # the signature is Python's
     """Show a warning of distgnn's in one line, on one rank; leave the others as they are."""
     if not category.__module__.startswith("distgnn."):
         others(message, category, filename, lineno, file, line)
-    elif os.environ.get("RANK", "0") == "0":
+    elif _is_first_rank():
         typer.secho(f"note: {message}", err=True, fg="yellow")
 
 
@@ -107,7 +111,8 @@ def main() -> None:
     except (DistGNNError, OSError) as error:
         if len(words) < len(sys.argv) - 1:
             raise
-        typer.secho(f"error: {error}", err=True, fg="red")
+        if not isinstance(error, NonFiniteLossError) or _is_first_rank():  # every rank has computed the same
+            typer.secho(f"error: {error}", err=True, fg="red")
         sys.exit(next(code for kinds, code in _EXIT_CODES.items() if isinstance(error, kinds)))
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer ends so, and says nothing

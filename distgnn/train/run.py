@@ -122,8 +122,26 @@ def train(config: TrainConfig, *, console: Console, show: Callable[[dict[str, An
     continued = is_continued(config)
     if config.ip_config is not None:
         join_ip_config(config.ip_config, config.rank)
-    if config.secret_file is not None:
-        os.environ[FILE_VARIABLE] = config.secret_file
+    with _secret(config.secret_file):
+        return _train(config, console, show)
+
+
+@contextmanager
+def _secret(file: str | None) -> Iterator[None]:
+    """Name the job's secret file to whatever joins ranks, as long as the run lasts."""
+    before = os.environ.get(FILE_VARIABLE)
+    try:
+        if file is not None:
+            os.environ[FILE_VARIABLE] = file
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(FILE_VARIABLE, None)
+        else:
+            os.environ[FILE_VARIABLE] = before
+
+
+def _train(config: TrainConfig, console: Console, show: Callable[[dict[str, Any]], object] | None) -> Result:
     name = config.backend or os.environ.get("DISTGNN_BACKEND") or _default_backend()
     config = replace(config, backend=name)
     launch = launched()
