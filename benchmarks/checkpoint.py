@@ -27,8 +27,8 @@ from rich.table import Table
 
 import distgnn
 from distgnn import Backend, EmbeddingSpec, EmbeddingStore, SupportsCheckpoint
+from distgnn.checkpoint import Checkpoint
 from distgnn.optim import SGD
-from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 
 BLOCK = 16 << 20

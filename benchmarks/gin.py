@@ -18,8 +18,8 @@ from torch_geometric.nn import GINConv
 from torch_geometric.utils import to_torch_csr_tensor
 
 from distgnn.nn import DistributedGINConv
-from distgnn.nn.aggregate import neighbor_sum
-from distgnn.nn.layout import find_layout
+from distgnn.nn.aggregation.kernels import neighbor_sum
+from distgnn.nn.aggregation.layout import find_layout
 
 if TYPE_CHECKING:
     import argparse

@@ -74,7 +74,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     """Train on this rank's part; return the median milliseconds of a step of each kind, in turns."""
     torch.set_num_threads(1)
     ways: dict[str, Any] = {
-        "before": partial(patch, "distgnn.nn.messages.find_split_layout", return_value=None),
+        "before": partial(patch, "distgnn.nn.aggregation.messages.find_split_layout", return_value=None),
         "beside": nullcontext,
     }
     times: dict[str, list[float]] = {way: [] for way in ways}

@@ -27,7 +27,7 @@ import distgnn
 from distgnn.backends.pyg.backend import PygBackend
 from distgnn.data import load_custom_graph, load_dataset
 from distgnn.graph import cut_part
-from distgnn.graph.assignment import assign_nodes
+from distgnn.graph.partition.assign import assign_nodes
 from distgnn.nn import DistributedGIN
 from distgnn.optim import SparseAdam
 from distgnn.train.session import Session

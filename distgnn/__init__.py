@@ -46,28 +46,29 @@ from distgnn.errors import (
 )
 
 if TYPE_CHECKING:
-    from distgnn.distributed.communicator import Communicator, LocalCommunicator
+    from distgnn.distributed.communicator import Communicator, LocalCommunicator, SupportsRanks
     from distgnn.distributed.process_group import ProcessGroupCommunicator
-    from distgnn.hookspecs import hookimpl
-    from distgnn.protocols import (
-        Backend,
-        EmbeddingStore,
-        GraphStore,
-        InEdges,
+    from distgnn.storage.capabilities import (
         RuleState,
-        StateSpec,
         SupportsCache,
         SupportsCheckpoint,
         SupportsGraphParts,
         SupportsPrefetch,
-        SupportsRanks,
         SupportsResize,
         SupportsTraffic,
+    )
+    from distgnn.storage.hookspecs import hookimpl
+    from distgnn.storage.protocols import (
+        Backend,
+        EmbeddingStore,
+        GraphStore,
+        InEdges,
+        StateSpec,
         TensorStore,
         UpdateRule,
     )
-    from distgnn.registry import BackendInfo, get_backend, list_backends, use
-    from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, TensorSpec
+    from distgnn.storage.registry import BackendInfo, get_backend, list_backends, use
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, TensorSpec
     from distgnn.storage.toolkit.initial import initial_rows
 
 __all__ = [
@@ -134,29 +135,30 @@ __all__ = [
 ]
 
 _LAZY = {
-    "distributed.communicator": ("Communicator", "LocalCommunicator"),
+    "distributed.communicator": ("Communicator", "LocalCommunicator", "SupportsRanks"),
     "distributed.process_group": ("ProcessGroupCommunicator",),
-    "hookspecs": ("hookimpl",),
-    "protocols": (
-        "Backend",
-        "EmbeddingStore",
-        "GraphStore",
-        "InEdges",
+    "storage.capabilities": (
         "RuleState",
-        "StateSpec",
         "SupportsCache",
         "SupportsCheckpoint",
         "SupportsGraphParts",
         "SupportsPrefetch",
-        "SupportsRanks",
         "SupportsResize",
         "SupportsTraffic",
+    ),
+    "storage.hookspecs": ("hookimpl",),
+    "storage.protocols": (
+        "Backend",
+        "EmbeddingStore",
+        "GraphStore",
+        "InEdges",
+        "StateSpec",
         "TensorStore",
         "UpdateRule",
     ),
-    "registry": ("BackendInfo", "get_backend", "list_backends", "use"),
+    "storage.registry": ("BackendInfo", "get_backend", "list_backends", "use"),
+    "storage.specs": ("EmbeddingSpec", "GraphSpec", "PartitionBook", "TensorSpec"),
     "storage.toolkit.initial": ("initial_rows",),
-    "specs": ("EmbeddingSpec", "GraphSpec", "PartitionBook", "TensorSpec"),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 
 @pytest.fixture

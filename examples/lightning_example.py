@@ -5,7 +5,7 @@
 
 Two things differ from a module without stores. There are two optimizers in a step, torch's for the layers and one over
 the stores for the rows, so the module steps them itself. And Lightning's checkpoints hold the layers alone: the rows
-are in the stores, which ``distgnn.train.checkpoint`` saves.
+are in the stores, which ``distgnn.checkpoint`` saves.
 """
 
 import argparse

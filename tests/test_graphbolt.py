@@ -101,7 +101,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(missing: str
         import sys
         sys.modules[{missing!r}] = None
         import distgnn
-        from distgnn.registry import list_backends
+        from distgnn.storage.registry import list_backends
         assert "dgl.distributed" not in sys.modules
         try:
             distgnn.use("dgl")

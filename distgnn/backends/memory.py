@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.hookspecs import hookimpl
+from distgnn.storage.hookspecs import hookimpl
 from distgnn.storage.toolkit import LocalBackend, LocalEmbeddingStore, LocalGraphStore, LocalTensorStore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 
 class MemoryEmbeddingStore(LocalEmbeddingStore):

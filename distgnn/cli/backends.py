@@ -16,7 +16,7 @@ def backends(*, as_json: bool = typer.Option(False, "--json", help="Print JSON."
     from rich.console import Console  # noqa: PLC0415  # the command line answers --help without heavy imports
     from rich.table import Table  # noqa: PLC0415
 
-    from distgnn.registry import list_backends  # noqa: PLC0415
+    from distgnn.storage.registry import list_backends  # noqa: PLC0415
 
     found = list_backends()
     if as_json:

@@ -19,7 +19,7 @@ def doctor(*, as_json: bool = typer.Option(False, "--json", help="Print JSON."))
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from distgnn.doctor import examine  # noqa: PLC0415
+    from distgnn.cli._doctor import examine  # noqa: PLC0415
 
     console = Console(quiet=as_json, markup=False)  # square brackets name extras here
     with console.status("looking"):

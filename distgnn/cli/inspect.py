@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from distgnn.graph.partition_summary import PartitionSummary
-    from distgnn.train.checkpoint.summary import CheckpointSummary
+    from distgnn.checkpoint.summary import CheckpointSummary
+    from distgnn.graph.partition.summary import PartitionSummary
 
     Summary = CheckpointSummary | PartitionSummary
 
@@ -50,9 +50,10 @@ def inspect(
 
 
 def _summarize(path: Path) -> Summary:
-    from distgnn.graph import partition_summary, partition_writer  # noqa: PLC0415  # --help needs no heavy imports
-    from distgnn.train.checkpoint.folder import find_checkpoint  # noqa: PLC0415
-    from distgnn.train.checkpoint.summary import summarize_checkpoint  # noqa: PLC0415
+    from distgnn.checkpoint.folder import find_checkpoint  # noqa: PLC0415
+    from distgnn.checkpoint.summary import summarize_checkpoint  # noqa: PLC0415
+    from distgnn.graph.partition import summary as partition_summary  # noqa: PLC0415
+    from distgnn.graph.partition import writer as partition_writer  # noqa: PLC0415  # --help needs no heavy imports
 
     if not path.exists():
         raise DatasetNotFoundError(f"{path} is not there; give the folder of a checkpoint, a run or a partition")
@@ -84,7 +85,7 @@ def _show(found: Summary, damaged: dict[str, str]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.filesize import decimal  # noqa: PLC0415
 
-    from distgnn.graph.partition_summary import PartitionSummary  # noqa: PLC0415
+    from distgnn.graph.partition.summary import PartitionSummary  # noqa: PLC0415
 
     console = Console(markup=False, highlight=False)
     facts = _show_partition(found, console) if isinstance(found, PartitionSummary) else _show_checkpoint(found, console)
@@ -132,7 +133,7 @@ def _show_checkpoint(found: CheckpointSummary, console: Console) -> list[tuple[s
 def _show_partition(found: PartitionSummary, console: Console) -> list[tuple[str, str]]:
     from rich.table import Table  # noqa: PLC0415
 
-    from distgnn.graph.partition_report import balance  # noqa: PLC0415
+    from distgnn.graph.partition.report import balance  # noqa: PLC0415
 
     if found.report is not None:
         show_parts(console, found.report)

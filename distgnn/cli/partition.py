@@ -14,7 +14,7 @@ from distgnn.cli.facts import show_facts
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distgnn.graph.partition_report import PartitionReport
+    from distgnn.graph.partition.report import PartitionReport
 
 _DATA, _PARTS, _OWN, _OUTPUT = "Data", "Parts", "A graph of your own", "Output"
 _SHOWN = 32  # parts
@@ -60,10 +60,10 @@ def partition(
 
     from distgnn.data.options import load_by_options  # noqa: PLC0415
     from distgnn.errors import ConfigError  # noqa: PLC0415
-    from distgnn.graph.assignment import check_method, default_method  # noqa: PLC0415
-    from distgnn.graph.partition import partition_graph  # noqa: PLC0415
-    from distgnn.graph.partition_writer import PICTURE  # noqa: PLC0415
-    from distgnn.progress import TellingProgress  # noqa: PLC0415
+    from distgnn.graph.partition.assign import check_method, default_method  # noqa: PLC0415
+    from distgnn.graph.partition.partitioner import partition_graph  # noqa: PLC0415
+    from distgnn.graph.partition.writer import PICTURE  # noqa: PLC0415
+    from distgnn.train.progress import TellingProgress  # noqa: PLC0415
 
     if method is None:
         method = default_method()

@@ -120,7 +120,7 @@ def plan(
     pace = _measured(job, console) if measure else None
     estimates = [estimate(job, part, count, pace=pace, network=network * 1e9 / 8) for count, part in wanted.items()]
     if picture is not None:
-        from distgnn.plan.picture import draw_estimates  # noqa: PLC0415
+        from distgnn.plan.figure import draw_estimates  # noqa: PLC0415
 
         draw_estimates(job, estimates, memory * 1e9, Path(picture))
     if as_json:

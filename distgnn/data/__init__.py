@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from distgnn.data.custom import load_custom_graph
 from distgnn.data.datasets import LoadedDataset, load_dataset
 from distgnn.data.generated import generate_graph
 from distgnn.data.notes import DataWarning
+from distgnn.data.tables.custom import load_custom_graph
 
 __all__ = ["DataWarning", "LoadedDataset", "generate_graph", "load_custom_graph", "load_dataset"]

@@ -13,12 +13,12 @@ from torch_geometric.datasets import Planetoid, TUDataset
 from torch_geometric.transforms import Constant, OneHotDegree
 from torch_geometric.utils import degree
 
-from distgnn.data.custom import load_custom_graph
 from distgnn.data.generated import generate_graph
 from distgnn.data.notes import note
-from distgnn.data.planetoid import PLANETOID_PARTS, read_planetoid
-from distgnn.data.raw_files import DATA_VARIABLE, PublicDataset, find_raw_files, kept, raw_files
-from distgnn.data.tu import GraphSet, read_graph_set, tell
+from distgnn.data.public.planetoid import PLANETOID_PARTS, read_planetoid
+from distgnn.data.public.raw_files import DATA_VARIABLE, PublicDataset, find_raw_files, kept, raw_files
+from distgnn.data.public.tu import GraphSet, read_graph_set, tell
+from distgnn.data.tables.custom import load_custom_graph
 from distgnn.errors import UnknownDatasetError
 
 if TYPE_CHECKING:

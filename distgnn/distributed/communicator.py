@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
-from distgnn.errors import PeerLostError
+from distgnn.errors import BrokenBackendError, PeerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
+
+    from distgnn.storage.protocols import Backend
 
 Reduction = Literal["sum", "max"]
 
@@ -152,3 +154,49 @@ def all_gather_numbers(communicator: Communicator, numbers: Sequence[int]) -> Te
         numbers: As many on each rank.
     """
     return torch.cat(communicator.all_gather(torch.tensor([list(numbers)], dtype=torch.int64)))
+
+
+@runtime_checkable
+class SupportsRanks(Protocol):
+    """A backend whose stores are shared by several ranks. Without it, a backend is a world of its own process."""
+
+    @property
+    def communicator(self) -> Communicator:
+        """The collectives of these ranks; the same object each time, until the backend is closed."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks share the stores."""
+        ...
+
+
+_ALONE = LocalCommunicator()
+
+
+def communicator_of(backend: Backend) -> Communicator:
+    """Return the collectives of a backend's ranks; a backend that knows of no ranks is a world of one.
+
+    Raises:
+        BrokenBackendError: It has several ranks, and no communicator.
+    """
+    if isinstance(backend, SupportsRanks):
+        return backend.communicator
+    world_size = getattr(backend, "world_size", 1)
+    if world_size != 1:
+        raise BrokenBackendError(
+            f"backend {backend.name!r} has {world_size} ranks and no member `communicator`, by which they agree: give "
+            "it one, as distgnn.SupportsRanks says (distgnn.ProcessGroupCommunicator, or one of its own)"
+        )
+    return _ALONE
+
+
+def rank_and_world_size(backend: Backend) -> tuple[int, int]:
+    """Return this process's rank and how many there are; a backend that knows of no ranks is a world of one."""
+    communicator = communicator_of(backend)
+    return communicator.rank, communicator.world_size

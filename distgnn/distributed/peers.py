@@ -10,7 +10,7 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from distgnn.distributed.meeting import first_line, listed, within
+from distgnn.distributed.rendezvous.join import first_line, listed, within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:

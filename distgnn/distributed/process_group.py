@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]  # it is there
 
 from distgnn.distributed.communicator import check_op, check_source
-from distgnn.distributed.launcher import launched_size
 from distgnn.distributed.peers import PeerWatch
+from distgnn.distributed.rendezvous.launcher import launched_size
 from distgnn.errors import CallOrderError, StoreClosedError
 
 if TYPE_CHECKING:

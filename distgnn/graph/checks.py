@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.specs import PartitionBook
+    from distgnn.storage.specs import PartitionBook
 
 STRUCTURE = ("node_ids", "edge_ids", "colptr", "sources", "halo", "halo_ids")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch_geometric.data import FeatureStore, TensorAttr
 
 from distgnn.errors import IdRangeError, IdsError, StoreClosedError, StoreError
-from distgnn.protocols import EmbeddingStore, TensorStore
-from distgnn.specs import TensorSpec
+from distgnn.storage.protocols import EmbeddingStore, TensorStore
+from distgnn.storage.specs import TensorSpec
 
 # Where rows of features can be.
 Rows: TypeAlias = TensorStore | EmbeddingStore | Tensor

@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from distgnn.distributed.communicator import rank_and_world_size
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
-from distgnn.nn.norms import graph_norm
-from distgnn.nn.stored import default_name
-from distgnn.protocols import EmbeddingStore
-from distgnn.ranks import rank_and_world_size
-from distgnn.registry import get_backend
-from distgnn.specs import PartitionBook
+from distgnn.nn.embedding import default_name
+from distgnn.nn.norm.norms import graph_norm
+from distgnn.storage.protocols import EmbeddingStore
+from distgnn.storage.registry import get_backend
+from distgnn.storage.specs import PartitionBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from distgnn.protocols import Backend, GraphStore, TensorStore
+    from distgnn.storage.protocols import Backend, GraphStore, TensorStore
 
     Rows = Callable[[Tensor], Tensor]
 

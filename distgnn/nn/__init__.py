@@ -3,10 +3,10 @@
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.ages import Ages, StoredAges
 from distgnn.nn.conv.gin_conv_distributed import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.embedding import StoredEmbedding
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Border, Extended, Halo
 from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
-from distgnn.nn.stored import StoredEmbedding
 
 __all__ = [
     "Ages",

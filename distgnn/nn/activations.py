@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from distgnn.nn.embedding import default_name, resolve
 from distgnn.nn.halo import Extended
-from distgnn.nn.stored import default_name, resolve
-from distgnn.specs import TensorSpec
+from distgnn.storage.specs import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distgnn.nn.halo import Halo
-    from distgnn.protocols import Backend, TensorStore
+    from distgnn.storage.protocols import Backend, TensorStore
 
 
 class StoredActivation(Module):
-    """The output of a layer, kept in a :class:`~distgnn.protocols.TensorStore` where other ranks can read it.
+    """The output of a layer, kept in a :class:`~distgnn.storage.protocols.TensorStore` where other ranks can read it.
 
     Args:
         name (str): Name of the store.

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from distgnn.distributed.communicator import communicator_of
 from distgnn.nn.activations import StoredActivation
-from distgnn.nn.stored import default_name, resolve
-from distgnn.ranks import communicator_of
+from distgnn.nn.embedding import default_name, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.nn.halo import Halo
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 
 class Ages(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
 from distgnn.errors import GraphInputError
-from distgnn.nn.norms import batch_norm, graph_norm
+from distgnn.nn.norm.norms import batch_norm, graph_norm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

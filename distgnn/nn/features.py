@@ -10,10 +10,10 @@ from torch.nn import Linear, Module
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.checks import IN_STORES, check_not_exported
-from distgnn.nn.stored import StoredEmbedding
+from distgnn.nn.embedding import StoredEmbedding
 
 if TYPE_CHECKING:
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 
 class StoredFeatures(Module):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from distgnn.protocols import TensorStore
+    from distgnn.storage.protocols import TensorStore
 
     OpenSums = Callable[[], AbstractContextManager[TensorStore]]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from distgnn.protocols import StateSpec
+from distgnn.storage.protocols import StateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ class SGD:
         return {}
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:  # noqa: ARG002
-        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
         _decay(rows, gradients, self.weight_decay)
         rows.add_(gradients, alpha=-self.lr)
 
@@ -83,7 +83,7 @@ class Adagrad:
         return {"sum": StateSpec(embedding_dim, self.initial_accumulator_value)}
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
-        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
         _decay(rows, gradients, self.weight_decay)
         if rows.device.type != "cpu":  # older versions of torch have the kernel for the CPU alone
             total = state["sum"].addcmul_(gradients, gradients)
@@ -132,7 +132,7 @@ class RowWiseAdagrad:
         return {"sum": StateSpec(1)}
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:  # noqa: ARG002
-        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
         _decay(rows, gradients, self.weight_decay)
         norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)  # in one pass, without memory for squares
         total = state["sum"].addcmul_(norms, norms, value=1 / gradients.size(1))
@@ -167,7 +167,7 @@ class Adam:
         return {"exp_avg": StateSpec(embedding_dim), "exp_avg_sq": StateSpec(embedding_dim)}
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
-        """Apply the rule in place; see :meth:`distgnn.protocols.UpdateRule.update`."""
+        """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
         beta1, beta2 = self.betas
         with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
             torch._fused_adam_(

@@ -16,7 +16,7 @@ from distgnn.optim.table_state import are_left_out, export_rule, import_rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from distgnn.protocols import EmbeddingStore
+    from distgnn.storage.protocols import EmbeddingStore
 
     Modules = Module | Iterable[Module] | Iterable[dict[str, Any]]
 

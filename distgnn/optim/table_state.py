@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distgnn.protocols import RuleState, StateSpec, SupportsCheckpoint
+from distgnn.storage.capabilities import RuleState, SupportsCheckpoint
 from distgnn.storage.toolkit.rule_states import rule_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
+
+    from distgnn.storage.protocols import StateSpec
 
 MOST_BYTES = 1 << 31  # of a table that a state_dict copies
 _BLOCK = 1 << 16
@@ -66,7 +68,7 @@ def export_table(store: Any, name: str) -> dict[str, Tensor] | None:
     if size > MOST_BYTES:
         warnings.warn(
             f"embedding store {name!r} is not part of state_dict(), for it has {size / 2**30:,.1f} GiB on this rank: "
-            "distgnn.train.checkpoint.Checkpoint saves it in blocks",
+            "distgnn.checkpoint.Checkpoint saves it in blocks",
             stacklevel=4,
         )
         return None

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from distgnn.errors import ConfigError
-from distgnn.graph.partition_summary import summarize_partition
+from distgnn.graph.partition.summary import summarize_partition
 from distgnn.optim import RULES
 
 if TYPE_CHECKING:

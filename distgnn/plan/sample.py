@@ -24,8 +24,8 @@ from distgnn.errors import PeerLostError
 from distgnn.graph import partition_graph
 from distgnn.plan.estimate import Pace
 from distgnn.plan.job import even_part
-from distgnn.protocols import SupportsTraffic
-from distgnn.registry import use
+from distgnn.storage.capabilities import SupportsTraffic
+from distgnn.storage.registry import use
 from distgnn.train.config import TrainConfig
 from distgnn.train.memory import peak_memory
 from distgnn.train.session import Session

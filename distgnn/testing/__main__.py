@@ -10,7 +10,7 @@ from textwrap import fill
 import typer
 
 from distgnn.errors import BackendError
-from distgnn.options import read_option
+from distgnn.storage.options import read_option
 from distgnn.testing.conformance import Outcome, Report, check
 
 

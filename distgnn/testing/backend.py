@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import distgnn
+from distgnn.distributed.communicator import SupportsRanks
 from distgnn.errors import NameConflictError, RowsError, SpecError, StoreClosedError
 from distgnn.optim.rules import SGD
-from distgnn.protocols import SupportsRanks, SupportsTraffic
-from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+from distgnn.storage.capabilities import SupportsTraffic
+from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.testing.suite import BackendFixture
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
+    from distgnn.storage.protocols import Backend, EmbeddingStore, GraphStore, TensorStore
 
 OPEN: dict[str, Callable[[Backend, str, Tensor], EmbeddingStore | TensorStore | GraphStore]] = {
     "embedding": lambda backend, name, _: backend.open_embedding(EmbeddingSpec(name, 7, 3)),

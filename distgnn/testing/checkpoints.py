@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from distgnn.distributed.communicator import barrier
+from distgnn.distributed.communicator import barrier, communicator_of
 from distgnn.errors import IdRangeError, RowsError, StoreClosedError
-from distgnn.protocols import RuleState, StateSpec, SupportsCheckpoint
-from distgnn.ranks import communicator_of
-from distgnn.specs import TensorSpec
+from distgnn.storage.capabilities import RuleState, SupportsCheckpoint
+from distgnn.storage.protocols import StateSpec
+from distgnn.storage.specs import TensorSpec
 from distgnn.storage.toolkit.rule_states import rule_name
 from distgnn.testing.embedding_updates import BATCHES, FLOATS, RULES, EmbeddingFixtures
 from distgnn.testing.oracles import DictOfRows
@@ -23,8 +23,8 @@ from distgnn.testing.witness_rules import CountUses
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.protocols import Backend, EmbeddingStore, TensorStore, UpdateRule
-    from distgnn.specs import EmbeddingSpec
+    from distgnn.storage.protocols import Backend, EmbeddingStore, TensorStore, UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec
     from distgnn.testing.embedding_updates import OpenEmbedding
     from distgnn.testing.tensor_store import OpenTensor
 

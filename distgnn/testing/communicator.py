@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from distgnn.distributed.communicator import Communicator, all_gather_numbers, all_gather_texts, barrier
-from distgnn.protocols import SupportsRanks
-from distgnn.ranks import communicator_of
+from distgnn.distributed.communicator import (
+    Communicator,
+    SupportsRanks,
+    all_gather_numbers,
+    all_gather_texts,
+    barrier,
+    communicator_of,
+)
 from distgnn.testing.suite import BackendFixture, eighths
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 _SUMMED = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.int64)
 _MOVED = (*_SUMMED, torch.bool, torch.uint8, torch.int16, torch.complex64)

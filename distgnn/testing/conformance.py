@@ -17,17 +17,17 @@ import pytest
 import torch
 
 import distgnn
+from distgnn.distributed.communicator import SupportsRanks
 from distgnn.errors import BackendError
-from distgnn.protocols import SupportsRanks
-from distgnn.specs import EmbeddingSpec, TensorSpec
+from distgnn.storage.specs import EmbeddingSpec, TensorSpec
 from distgnn.testing.embedding_updates import FLOATS
 from distgnn.testing.ranks import run_on_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from distgnn.protocols import Backend
-    from distgnn.registry import Use
+    from distgnn.storage.protocols import Backend
+    from distgnn.storage.registry import Use
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _IT = """

@@ -17,7 +17,7 @@ from distgnn.errors import (
     StoreClosedError,
 )
 from distgnn.optim.rules import SGD
-from distgnn.protocols import SupportsPrefetch
+from distgnn.storage.capabilities import SupportsPrefetch
 from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.testing.checkpoints import EmbeddingCheckpointTests
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
@@ -27,8 +27,8 @@ from distgnn.testing.state_machines import EmbeddingMachine, run_in_lock_step
 from distgnn.testing.wrong_ids import WRONG_KINDS, WRONG_RANGES
 
 if TYPE_CHECKING:
-    from distgnn.protocols import Backend, EmbeddingStore
-    from distgnn.specs import EmbeddingSpec
+    from distgnn.storage.protocols import Backend, EmbeddingStore
+    from distgnn.storage.specs import EmbeddingSpec
     from distgnn.testing.embedding_updates import OpenEmbedding
 
 

@@ -12,7 +12,7 @@ import torch
 
 from distgnn import optim
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
-from distgnn.specs import EmbeddingSpec
+from distgnn.storage.specs import EmbeddingSpec
 from distgnn.testing.oracles import DictOfRows
 from distgnn.testing.suite import BackendFixture, eighths, skip_if_refused
 from distgnn.testing.witness_rules import CountUses, ShowElementSizes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, EmbeddingStore, UpdateRule
+    from distgnn.storage.protocols import Backend, EmbeddingStore, UpdateRule
 
     OpenEmbedding = Callable[[EmbeddingSpec], EmbeddingStore]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from distgnn.errors import IdRangeError, IdsError, NameConflictError, RowsError, StoreClosedError
-from distgnn.protocols import SupportsGraphParts
-from distgnn.specs import GraphSpec
+from distgnn.storage.capabilities import SupportsGraphParts
+from distgnn.storage.specs import GraphSpec
 from distgnn.testing.oracles import edges_by_node, in_edges
 from distgnn.testing.state_machines import GraphMachine, run_in_lock_step
 from distgnn.testing.suite import BackendFixture
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, GraphStore
+    from distgnn.storage.protocols import Backend, GraphStore
 
     OpenGraph = Callable[[int, Tensor], GraphStore]
 

@@ -11,11 +11,11 @@ import torch
 
 from distgnn.errors import PeerLostError
 from distgnn.optim.rules import SGD
-from distgnn.specs import EmbeddingSpec
+from distgnn.storage.specs import EmbeddingSpec
 from distgnn.testing.suite import BackendFixture
 
 if TYPE_CHECKING:
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 
 class LostRankTests(BackendFixture):

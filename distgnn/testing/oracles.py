@@ -11,8 +11,8 @@ from distgnn.storage.toolkit.initial import initial_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.protocols import InEdges, UpdateRule
-    from distgnn.specs import EmbeddingSpec
+    from distgnn.storage.protocols import InEdges, UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec
 
 
 class DictOfRows:

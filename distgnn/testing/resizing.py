@@ -11,14 +11,14 @@ import torch
 from torch.testing import assert_close
 
 from distgnn.errors import EmbeddingSizeError, StoreClosedError
-from distgnn.protocols import SupportsResize
+from distgnn.storage.capabilities import SupportsResize
 from distgnn.testing.embedding_updates import BATCHES, RULES, EmbeddingFixtures
 from distgnn.testing.oracles import DictOfRows
 from distgnn.testing.witness_rules import CountUses
 
 if TYPE_CHECKING:
-    from distgnn.protocols import EmbeddingStore, UpdateRule
-    from distgnn.specs import EmbeddingSpec
+    from distgnn.storage.protocols import EmbeddingStore, UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec
     from distgnn.testing.embedding_updates import OpenEmbedding
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
-from distgnn.specs import GraphSpec
+from distgnn.storage.specs import GraphSpec
 from distgnn.testing.oracles import DictOfRows, edges_by_node, in_edges
 from distgnn.testing.suite import eighths
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, UpdateRule
-    from distgnn.specs import EmbeddingSpec, TensorSpec
+    from distgnn.storage.protocols import Backend, UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
     from distgnn.testing.suite import BackendFixture
 
 _LOCK_STEP = settings(

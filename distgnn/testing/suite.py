@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 MAY_BE_REFUSED = frozenset({torch.float16, torch.bfloat16, torch.float64})
 

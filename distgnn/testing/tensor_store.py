@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distgnn.errors import IdRangeError, IdsError, RowsError, StoreClosedError
-from distgnn.specs import TensorSpec
+from distgnn.storage.specs import TensorSpec
 from distgnn.testing.checkpoints import TensorCheckpointTests
 from distgnn.testing.state_machines import TensorMachine, run_in_lock_step
 from distgnn.testing.suite import eighths, skip_if_refused
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, TensorStore
+    from distgnn.storage.protocols import Backend, TensorStore
 
     OpenTensor = Callable[[TensorSpec], TensorStore]
 

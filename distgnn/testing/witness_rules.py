@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distgnn.protocols import StateSpec
+from distgnn.storage.protocols import StateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,8 @@
 * :mod:`distgnn.train.tasks`: what is learned, and how it is measured,
 * :mod:`distgnn.train.trial`: one model trained on one split,
 * :mod:`distgnn.train.run`: a whole run of one or many trials,
-* :mod:`distgnn.train.checkpoint`: saving and loading all that a job needs to go on,
-* :mod:`distgnn.train.report`: what a run leaves behind: metrics, curve, table,
+* :mod:`distgnn.checkpoint`: saving and loading all that a job needs to go on,
+* :mod:`distgnn.report.folder`: what a run leaves behind: metrics, curve, table,
 * :mod:`distgnn.train.trained`: the models that it leaves; :func:`load_run` brings one back.
 """
 

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distgnn.errors import ConfigError
-from distgnn.options import read_option
+from distgnn.storage.options import read_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class TrainConfig:
             launcher or ``ip_config`` makes this process one of several.
         ip_config: A cluster file, see :func:`distgnn.train.session.read_ip_config`; None is one machine, or torchrun's.
         rank: This machine's rank in it; None finds it by this machine's addresses.
-        secret_file: A file with a secret of the job, see :mod:`distgnn.distributed.secret`; None is
+        secret_file: A file with a secret of the job, see :mod:`distgnn.distributed.rendezvous.authentication`; None is
             ``DISTGNN_SECRET``'s, or none.
         timeout: Seconds that a rank waits for another, for backends that take it; None is the backend's own.
         option: What else the backend is opened with, each as ``"NAME=VALUE"``; None is nothing.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.nn import DistributedGIN
-    from distgnn.protocols import TensorStore
+    from distgnn.storage.protocols import TensorStore
     from distgnn.train.session import Session
     from distgnn.train.stored import StoredGraph
     from distgnn.train.tasks import Task

@@ -11,8 +11,8 @@ from torch.nn import Module
 
 from distgnn.distributed.communicator import all_gather_texts, during
 from distgnn.errors import CallOrderError, ConfigError
-from distgnn.nn.stored import layer_parameters
-from distgnn.nn.sync_batch_norm import SyncBatchNorm1d
+from distgnn.nn.embedding import layer_parameters
+from distgnn.nn.norm.sync_batch_norm import SyncBatchNorm1d
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,8 +9,8 @@ import torch
 from torch_geometric.data import Data
 
 from distgnn.nn import Halo, StoredActivation
-from distgnn.nn.stored import default_name
-from distgnn.specs import TensorSpec
+from distgnn.nn.embedding import default_name
+from distgnn.storage.specs import TensorSpec
 from distgnn.storage.toolkit.sampling import derive_seed, uniform
 from distgnn.train.steps import Targets, check_sets
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import Backend, TensorStore
+    from distgnn.storage.protocols import Backend, TensorStore
     from distgnn.train.session import Session
 
 VAL, TEST = 0.1, 0.1  # shares of the edges

@@ -9,7 +9,7 @@ from distgnn.nn import DistributedGIN, DistributedGINE
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
     from distgnn.train.config import TrainConfig
 
 

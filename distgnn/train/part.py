@@ -11,7 +11,7 @@ import torch
 from distgnn.data import LoadedDataset
 from distgnn.distributed.work import work_of_one
 from distgnn.graph import cut_part, load_part
-from distgnn.graph.assignment import assign_nodes, default_method
+from distgnn.graph.partition.assign import assign_nodes, default_method
 from distgnn.train.nodes import check_labels
 
 if TYPE_CHECKING:

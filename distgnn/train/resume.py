@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distgnn.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
+from distgnn.checkpoint.folder import find_checkpoint
+from distgnn.checkpoint.together import together
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError, TrainingStoppedError
-from distgnn.train.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, read_manifest
-from distgnn.train.checkpoint.folder import find_checkpoint
-from distgnn.train.checkpoint.together import together
 from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch
 from distgnn.train.selection import best_validation
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from typing_extensions import Self
 
-    from distgnn.train.report import RunFolder
+    from distgnn.report.folder import RunFolder
     from distgnn.train.session import Session
     from distgnn.train.trial import Trial
 

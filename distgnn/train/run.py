@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -16,15 +16,15 @@ import torch
 from rich.console import Console
 
 from distgnn.data.options import load_by_options
-from distgnn.distributed.cluster_file import join_ip_config
-from distgnn.distributed.launcher import launched, launched_size
-from distgnn.distributed.secret import FILE_VARIABLE
+from distgnn.distributed.rendezvous.authentication import FILE_VARIABLE
+from distgnn.distributed.rendezvous.cluster_file import join_ip_config
+from distgnn.distributed.rendezvous.launcher import launched, launched_size
 from distgnn.errors import ConfigError, NonFiniteLossError
-from distgnn.progress import TellingProgress
-from distgnn.registry import use
-from distgnn.train.events import check_tensorboard
+from distgnn.report.events import check_tensorboard
+from distgnn.report.folder import RunFolder
+from distgnn.storage.registry import use
 from distgnn.train.memory import peak_memory
-from distgnn.train.report import RunFolder
+from distgnn.train.progress import TellingProgress
 from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.same_run import check_same_run
 from distgnn.train.selection import best_validation, finite
@@ -119,9 +119,6 @@ def train(config: TrainConfig, *, console: Console, show: Callable[[dict[str, An
     """
     if config.tensorboard:
         check_tensorboard()
-    continued = is_continued(config)
-    if config.ip_config is not None:
-        join_ip_config(config.ip_config, config.rank)
     with _secret(config.secret_file):
         return _train(config, console, show)
 
@@ -142,6 +139,9 @@ def _secret(file: str | None) -> Iterator[None]:
 
 
 def _train(config: TrainConfig, console: Console, show: Callable[[dict[str, Any]], object] | None) -> Result:
+    continued = is_continued(config)
+    if config.ip_config is not None:
+        join_ip_config(config.ip_config, config.rank)
     name = config.backend or os.environ.get("DISTGNN_BACKEND") or _default_backend()
     config = replace(config, backend=name)
     launch = launched()

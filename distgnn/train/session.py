@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.distributed.agreement import check_agreement
-from distgnn.distributed.cluster_file import Machine, join_ip_config, read_ip_config
-from distgnn.distributed.communicator import all_gather_texts
-from distgnn.distributed.launcher import launched_size
+from distgnn.distributed.communicator import all_gather_texts, communicator_of
 from distgnn.distributed.process_group import started
+from distgnn.distributed.rendezvous.cluster_file import Machine, join_ip_config, read_ip_config
+from distgnn.distributed.rendezvous.launcher import launched_size
 from distgnn.errors import ConfigError
-from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
-from distgnn.ranks import communicator_of
+from distgnn.nn.norm.sync_batch_norm import convert_sync_batch_norm
 from distgnn.train.gradients import SummedGradients
 from distgnn.train.timeline import Timeline, timed
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 __all__ = ["Machine", "Session", "join_ip_config", "read_ip_config"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.graph import open_in_degrees, open_part
-from distgnn.nn.stored import default_name
-from distgnn.specs import GraphSpec, PartitionBook, TensorSpec
+from distgnn.nn.embedding import default_name
+from distgnn.storage.specs import GraphSpec, PartitionBook, TensorSpec
 from distgnn.train.links import split_edges
 from distgnn.train.nodes import MASKS, check_labels
 from distgnn.train.steps import check_sets
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.data import LoadedDataset
-    from distgnn.protocols import GraphStore, TensorStore
+    from distgnn.storage.protocols import GraphStore, TensorStore
     from distgnn.train.session import Session
 
 

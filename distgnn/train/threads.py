@@ -11,7 +11,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distgnn.distributed.launcher import launched
+from distgnn.distributed.rendezvous.launcher import launched
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset

@@ -14,10 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distgnn.checkpoint import Checkpoint, read_manifest
 from distgnn.data import LoadedDataset
 from distgnn.errors import CheckpointError, CheckpointFormatError, CheckpointNotFoundError
-from distgnn.registry import get_backend
-from distgnn.train.checkpoint import Checkpoint, read_manifest
+from distgnn.storage.registry import get_backend
 from distgnn.train.config import TrainConfig
 from distgnn.train.models import make_model
 from distgnn.train.selection import best_validation
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distgnn.nn import DistributedGIN
-    from distgnn.protocols import Backend
+    from distgnn.report.folder import RunFolder
+    from distgnn.storage.protocols import Backend
     from distgnn.train.epoch import Epoch
-    from distgnn.train.report import RunFolder
     from distgnn.train.trial import Trial
 
 KIND = "distgnn model"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.nn.stored import layer_parameters
+from distgnn.nn.embedding import layer_parameters
 from distgnn.optim import RULES, SparseOptimizer
-from distgnn.protocols import SupportsCache, SupportsTraffic
+from distgnn.storage.capabilities import SupportsCache, SupportsTraffic
 from distgnn.train.epoch import Epoch, EpochSoFar
 from distgnn.train.models import make_model
 from distgnn.train.steps import outputs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.train.checkpoint import Stateful
+    from distgnn.checkpoint import Stateful
     from distgnn.train.config import TrainConfig
     from distgnn.train.source import Source
     from distgnn.train.steps import Steps

@@ -23,7 +23,7 @@ _PLUGINS = [path.parent.name for path in sorted(_ROOT.glob("plugins/*/README.md"
 _ELSEWHERE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"} | {
     f"plugins/{name}/README.md": f"plugins/{name}.md" for name in _PLUGINS
 }
-_PAGES = _ELSEWHERE | {"README.md": "index.md", "distgnn/protocols.py": "api/distgnn.md"}
+_PAGES = _ELSEWHERE | {"README.md": "index.md", "distgnn/storage/protocols.py": "api/distgnn.md"}
 _SOURCES = {page: path for path, page in _ELSEWHERE.items()}
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 import distgnn
 from distgnn import EmbeddingSpec, TensorSpec
+from distgnn.checkpoint import Checkpoint, Stateful
 from distgnn.data import generate_graph
 from distgnn.nn import DistributedGIN
 from distgnn.optim import Adagrad, SparseAdam
-from distgnn.train.checkpoint import Checkpoint, Stateful
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 import distgnn
 from distgnn import EmbeddingSpec
 from distgnn.backends.pyg.backend import PygBackend
+from distgnn.checkpoint import Checkpoint
 from distgnn.optim import SGD
 from distgnn.storage.toolkit.initial import initial_rows
-from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.specs import Spec
+    from distgnn.storage.specs import Spec
 
 _HEAD = struct.Struct("<q")
 _backends = itertools.count()  # every rank opens the same ones

@@ -21,12 +21,13 @@ from torch_geometric.nn import GIN
 import distgnn
 from distgnn.backends.memory import MemoryBackend
 from distgnn.backends.pyg.backend import PygBackend
+from distgnn.checkpoint import Checkpoint
 from distgnn.data import load_custom_graph, load_dataset
 from distgnn.graph import cut_part, load_part, partition_graph
-from distgnn.graph.assignment import assign_nodes
-from distgnn.nn import DistributedGIN, DistributedGINE, StoredActivation, layout
+from distgnn.graph.partition.assign import assign_nodes
+from distgnn.nn import DistributedGIN, DistributedGINE, StoredActivation
+from distgnn.nn.aggregation import layout
 from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
-from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:

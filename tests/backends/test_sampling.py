@@ -16,7 +16,7 @@ import distgnn
 from distgnn import ConfigError, GraphSpec, RowsError, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.graph import NeighborSampler, cut_part, link_neighbor_loader, neighbor_loader, open_in_degrees, open_part
-from distgnn.graph.assignment import assign_nodes
+from distgnn.graph.partition.assign import assign_nodes
 from distgnn.nn import DistributedGIN
 from distgnn.optim import SparseAdam
 from distgnn.train.session import Session

@@ -11,7 +11,7 @@ from torch.nn import BatchNorm1d, Linear, Module, Sequential
 
 import distgnn
 from distgnn import CallOrderError, ConfigError
-from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
+from distgnn.nn.norm.sync_batch_norm import convert_sync_batch_norm
 from distgnn.train.gradients import SummedGradients
 from distgnn.train.session import Session
 

@@ -10,7 +10,7 @@ from torch.nn import BatchNorm1d, Linear, ReLU, Sequential
 
 import distgnn
 from distgnn import GraphInputError
-from distgnn.nn.sync_batch_norm import SyncBatchNorm1d, convert_sync_batch_norm
+from distgnn.nn.norm.sync_batch_norm import SyncBatchNorm1d, convert_sync_batch_norm
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 COUNTS = (5, 0, 2, 9)  # rows of each rank; one has none

@@ -117,5 +117,5 @@ def test_a_command_that_is_interrupted_says_so(run: Any, monkeypatch: pytest.Mon
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distgnn.doctor.examine", interrupted)
+    monkeypatch.setattr("distgnn.cli._doctor.examine", interrupted)
     assert run("doctor")[::2] == (130, "interrupted\n")

@@ -12,11 +12,11 @@ import torch
 
 from distgnn import EmbeddingSpec, UpdateRule
 from distgnn.backends.memory import MemoryBackend
+from distgnn.checkpoint import Checkpoint
 from distgnn.cli.app import main
 from distgnn.data import generate_graph
 from distgnn.graph import partition_graph
 from distgnn.optim import Adam, RowWiseAdagrad
-from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.session import Session
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distgnn.distributed.launcher import unlaunched
+from distgnn.distributed.rendezvous.launcher import unlaunched
 from tests.docs.test_docs import ROOT, blocks_of
 from tests.jobs import free_port
 

@@ -38,8 +38,9 @@ with warnings.catch_warnings():
     import torch_geometric  # noqa: F401
 
 import distgnn
-from distgnn import errors, registry, testing
+from distgnn import errors, testing
 from distgnn.cli.app import app, main
+from distgnn.storage import registry
 from distgnn.train.config import TrainConfig
 
 if sys.version_info >= (3, 11):

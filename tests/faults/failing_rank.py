@@ -70,7 +70,7 @@ def openings(backend: SpreadBackend) -> None:
 
 def saves(backend: SpreadBackend) -> None:
     """Save to the folder ``SAVES`` again and again."""
-    from distgnn.train.checkpoint import Checkpoint, prune_checkpoints  # the other ranks start without PyG
+    from distgnn.checkpoint import Checkpoint, prune_checkpoints  # the other ranks start without PyG
     from distgnn.train.session import Session
 
     store = backend.open_embedding(EmbeddingSpec("words", 20_000, 16))
@@ -94,7 +94,7 @@ def gradients(backend: SpreadBackend) -> None:
 
 
 def normalization(backend: SpreadBackend) -> None:
-    from distgnn.nn.sync_batch_norm import convert_sync_batch_norm
+    from distgnn.nn.norm.sync_batch_norm import convert_sync_batch_norm
 
     norm = convert_sync_batch_norm(torch.nn.BatchNorm1d(8), backend.communicator)
     for done in range(10**9):

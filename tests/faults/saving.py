@@ -10,8 +10,8 @@ import torch
 
 from distgnn import EmbeddingSpec
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
+from distgnn.checkpoint import Checkpoint, prune_checkpoints
 from distgnn.optim import SGD
-from distgnn.train.checkpoint import Checkpoint, prune_checkpoints
 from distgnn.train.session import Session
 
 ROWS, COLUMNS = 100_000, 16

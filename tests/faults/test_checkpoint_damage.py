@@ -29,12 +29,12 @@ from distgnn import (
     TensorStore,
 )
 from distgnn.backends.memory import MemoryBackend
+from distgnn.checkpoint import Checkpoint, Stateful, read_manifest
+from distgnn.checkpoint.manifest import VERSION
+from distgnn.checkpoint.tensors import Layout
 from distgnn.data import load_custom_graph
 from distgnn.errors import DistGNNError
-from distgnn.graph.tensor_files import Layout
 from distgnn.optim import Adam
-from distgnn.train.checkpoint import Checkpoint, Stateful, read_manifest
-from distgnn.train.checkpoint.manifest import VERSION
 from distgnn.train.session import Session, read_ip_config
 
 if TYPE_CHECKING:

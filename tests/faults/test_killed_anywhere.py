@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distgnn.train.checkpoint import read_manifest
+from distgnn.checkpoint import read_manifest
 from tests.jobs import free_port
 
 if TYPE_CHECKING:

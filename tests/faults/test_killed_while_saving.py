@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from distgnn.train.checkpoint import latest_checkpoint
+from distgnn.checkpoint import latest_checkpoint
 from tests.faults.saving import COLUMNS, ROWS, saves
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-define
 
 from distgnn import PeerLostError, SecretError
 from distgnn.backends.pyg.host import Host
-from distgnn.distributed.meeting import Job, meet
-from distgnn.distributed.secret import job_secret
+from distgnn.distributed.rendezvous.authentication import job_secret
+from distgnn.distributed.rendezvous.join import Job, meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def meet_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, str | No
     def own() -> bytes:
         return (secrets[threading.current_thread().name] or "").encode()
 
-    monkeypatch.setattr("distgnn.distributed.meeting.job_secret", own)
+    monkeypatch.setattr("distgnn.distributed.rendezvous.join.job_secret", own)
 
     def meeting(*both: str | None) -> list[object]:
         store = HashStore()

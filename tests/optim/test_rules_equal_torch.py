@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from distgnn.protocols import UpdateRule
+    from distgnn.storage.protocols import UpdateRule
 
 pytestmark = [
     pytest.mark.usefixtures("memory_backend"),

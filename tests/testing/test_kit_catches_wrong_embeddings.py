@@ -10,7 +10,7 @@ import torch
 
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.errors import EmbeddingSizeError, StoreError
-from distgnn.protocols import RuleState
+from distgnn.storage.capabilities import RuleState
 from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.storage.toolkit.rows import new_state, sum_by_id
 from distgnn.storage.toolkit.rule_states import rule_name

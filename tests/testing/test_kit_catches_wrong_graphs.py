@@ -9,7 +9,7 @@ import torch
 
 from distgnn.backends.memory import MemoryBackend, MemoryGraphStore
 from distgnn.errors import NameConflictError
-from distgnn.protocols import InEdges
+from distgnn.storage.protocols import InEdges
 
 if TYPE_CHECKING:
     from conftest import Failures

@@ -16,7 +16,7 @@ from distgnn import DataError
 from distgnn.cli.app import main
 from distgnn.data import load_dataset
 from distgnn.errors import NonFiniteLossError
-from distgnn.nn.stored import layer_parameters
+from distgnn.nn.embedding import layer_parameters
 from distgnn.train import run
 from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import distgnn
-from distgnn import EmbeddingSpec, GraphSpec, TensorSpec, protocols
+from distgnn import EmbeddingSpec, GraphSpec, TensorSpec
 from distgnn.optim import SGD
+from distgnn.storage import protocols
 from distgnn.train import timeline
 from distgnn.train.timeline import KINDS, Timeline, timed, with_waiting
 

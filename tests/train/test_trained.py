@@ -17,10 +17,10 @@ from sklearn.metrics import accuracy_score
 
 import distgnn
 from distgnn import CheckpointError, CheckpointFormatError, CheckpointNotFoundError
+from distgnn.checkpoint import Checkpoint
 from distgnn.data import generate_graph
 from distgnn.nn import DistributedGIN
 from distgnn.train import load_run, run
-from distgnn.train.checkpoint import Checkpoint
 from distgnn.train.config import TrainConfig
 from distgnn.train.session import Session
 

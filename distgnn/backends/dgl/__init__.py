@@ -10,7 +10,7 @@ DGL takes the mean over duplicates.
 from __future__ import annotations
 
 from distgnn.graphbolt import import_dgl
-from distgnn.hookspecs import hookimpl
+from distgnn.storage.hookspecs import hookimpl
 
 import_dgl()
 

@@ -9,9 +9,9 @@ from distgnn.backends.dgl.alone import Alone
 from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
-from distgnn.distributed.meeting import connect_ranks, join_job
 from distgnn.distributed.peers import PeerWatch
 from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
+from distgnn.distributed.rendezvous.join import connect_ranks, join_job
 from distgnn.errors import StoreClosedError
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.engine import Engine
     from distgnn.distributed.communicator import Communicator
-    from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
 
 _Store = TypeVar("_Store", DGLEmbeddingStore, DGLTensorStore, DGLGraphStore)
 _engine: list[Engine] = []

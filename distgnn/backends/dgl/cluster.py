@@ -25,8 +25,8 @@ from distgnn.backends.dgl.wire import (
     ip_config,
     open_wire,
 )
-from distgnn.distributed.meeting import first_line, listed, within
-from distgnn.distributed.ports import ports_to_try
+from distgnn.distributed.rendezvous.join import first_line, listed, within
+from distgnn.distributed.rendezvous.ports import ports_to_try
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Ranges
-    from distgnn.distributed.meeting import Job
     from distgnn.distributed.peers import PeerWatch
+    from distgnn.distributed.rendezvous.join import Job
 
 _LOOK_SECONDS = 0.2
 _GRACE = 2.0  # seconds in which a server tells who is silent or gone

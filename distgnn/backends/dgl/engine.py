@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distgnn.backends.dgl.rows import Ranges
 from distgnn.backends.dgl.wire import Call
 from distgnn.distributed.communicator import LocalCommunicator
-from distgnn.specs import PartitionBook
+from distgnn.storage.specs import PartitionBook
 from distgnn.storage.toolkit.rows import move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:

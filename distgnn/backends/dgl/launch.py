@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
 from distgnn.backends.dgl.sockets import free_port, is_listening
-from distgnn.distributed.meeting import within
-from distgnn.distributed.ports import ports_to_try
+from distgnn.distributed.rendezvous.join import within
+from distgnn.distributed.rendezvous.ports import ports_to_try
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distgnn.distributed.meeting import Job
+    from distgnn.distributed.rendezvous.join import Job
 
 _REFUSED = "refused: "
 _GRACE = 2.0

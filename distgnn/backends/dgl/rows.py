@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dgl.distributed.standalone_kvstore import KVClient
     from torch import Tensor
 
-    from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, PartitionBook, TensorSpec
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where DGL has it
 

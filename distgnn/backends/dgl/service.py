@@ -21,9 +21,9 @@ import torch
 from distgnn.backends.dgl.rows import Ranges, remove_names
 from distgnn.backends.dgl.shards import DGLEmbeddingShard, DGLGraphShard, DGLTensorShard
 from distgnn.backends.dgl.wire import CodeRefusedError, Reply, read_code
-from distgnn.distributed.meeting import listed
+from distgnn.distributed.rendezvous.join import listed
 from distgnn.errors import CallOrderError, DistGNNError, NameConflictError, SecretError
-from distgnn.specs import EmbeddingSpec, PartitionBook, TensorSpec
+from distgnn.storage.specs import EmbeddingSpec, PartitionBook, TensorSpec
 from distgnn.storage.toolkit.open_stores import edges_conflict_error
 from distgnn.storage.toolkit.row_shard import RowShard
 from distgnn.storage.toolkit.rows import put_rows, take_rows
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.rows import Keeper
     from distgnn.backends.dgl.wire import Call
-    from distgnn.protocols import RuleState, UpdateRule
-    from distgnn.specs import GraphSpec
+    from distgnn.storage.capabilities import RuleState
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import GraphSpec
 
     Shard = DGLEmbeddingShard | DGLTensorShard | DGLGraphShard
     Tensors = tuple[Tensor, ...]

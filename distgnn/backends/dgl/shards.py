@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.rows import Keeper, Ranges
-    from distgnn.protocols import RuleState
-    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.storage.capabilities import RuleState
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,9 @@ from dgl.distributed import DistEmbedding, DistTensor
 
 from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
-from distgnn.protocols import InEdges, RuleState, StateSpec
-from distgnn.specs import PartitionBook
+from distgnn.storage.capabilities import RuleState
+from distgnn.storage.protocols import InEdges, StateSpec
+from distgnn.storage.specs import PartitionBook
 from distgnn.storage.toolkit.row_shard import check_exported, check_range
 from distgnn.storage.toolkit.rows import accumulation_dtype, sum_by_id
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.engine import Engine
     from distgnn.backends.dgl.rows import Ranges
-    from distgnn.protocols import UpdateRule
-    from distgnn.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
 
 
 class _Store:

@@ -25,7 +25,7 @@ from dgl.distributed import rpc
 
 import distgnn.optim.rules  # noqa: F401  # a server uses none until a message names its class
 from distgnn import errors
-from distgnn.distributed.secret import FILE_VARIABLE, VARIABLE
+from distgnn.distributed.rendezvous.authentication import FILE_VARIABLE, VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ plain tensors over gloo, in a process group of its own. Alone, without a launche
 from __future__ import annotations
 
 from distgnn.backends.pyg.backend import PygBackend
-from distgnn.hookspecs import hookimpl
+from distgnn.storage.hookspecs import hookimpl
 
 __all__ = ["PygBackend", "distgnn_backend"]
 

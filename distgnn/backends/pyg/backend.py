@@ -10,7 +10,7 @@ from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
 from distgnn.errors import NameConflictError, StoreClosedError
-from distgnn.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
+from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:

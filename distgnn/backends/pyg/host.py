@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from distgnn.distributed.secret import sign
+from distgnn.distributed.rendezvous.authentication import sign
 from distgnn.errors import StoreError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
 
-    from distgnn.distributed.meeting import Job
+    from distgnn.distributed.rendezvous.join import Job
 
 _SPINNING = 2e-4  # seconds
 _LOOK_SECONDS = 0.5

@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 from distgnn.backends.pyg.host import Host
 from distgnn.distributed.communicator import LocalCommunicator
-from distgnn.distributed.meeting import connect_ranks, first_line, join_job, within
 from distgnn.distributed.peers import PeerWatch
 from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
+from distgnn.distributed.rendezvous.join import connect_ranks, first_line, join_job, within
 from distgnn.errors import CallOrderError, PeerLostError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.distributed.meeting import Job
+    from distgnn.distributed.rendezvous.join import Job
 
 _TEXT_BYTES = 1024
 

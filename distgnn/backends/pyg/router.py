@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.pyg.ranks import Ranks
-    from distgnn.specs import PartitionBook
+    from distgnn.storage.specs import PartitionBook
 
 _SPARE = 4  # a message has room for so many ids more than the last one had, a part of it and some deviations
 _HEAD = 24  # bytes

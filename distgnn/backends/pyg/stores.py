@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from distgnn.protocols import InEdges
+from distgnn.storage.protocols import InEdges
 from distgnn.storage.toolkit.graph_shard import GraphShard
 from distgnn.storage.toolkit.row_shard import EmbeddingShard, TensorShard, last_of_each, resized_spec
 from distgnn.storage.toolkit.rows import accumulation_dtype, sum_by_id, take_rows
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from distgnn.backends.pyg.prefetch import Prefetcher
     from distgnn.backends.pyg.router import Router
-    from distgnn.protocols import RuleState, UpdateRule
-    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.storage.capabilities import RuleState
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 CPU = torch.device("cpu")
 

@@ -11,14 +11,14 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
+from distgnn.nn.aggregation.messages import sum_messages
 from distgnn.nn.arguments import check_keywords
 from distgnn.nn.checks import check_features
 from distgnn.nn.conv.masked import Masked
+from distgnn.nn.embedding import default_name
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Extended
-from distgnn.nn.messages import sum_messages
-from distgnn.nn.stored import default_name
-from distgnn.protocols import Backend
+from distgnn.storage.protocols import Backend
 
 NodeIds = Union[Tensor, Tuple[Tensor, Tensor], None]
 

@@ -34,10 +34,10 @@ from distgnn.nn.conv.gin_conv_distributed import (
     edge_inputs,
     set_num_embeddings,
 )
+from distgnn.nn.embedding import StoredEmbedding, default_name
 from distgnn.nn.features import StoredFeatures
 from distgnn.nn.halo import Extended
 from distgnn.nn.models.layerwise import LayerwiseModel
-from distgnn.nn.stored import StoredEmbedding, default_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from torch_geometric.typing import Adj
 
     from distgnn.nn.halo import Halo
-    from distgnn.protocols import Backend
+    from distgnn.storage.protocols import Backend
 
 
 class DistributedGIN(LayerwiseModel):

@@ -11,7 +11,7 @@ from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.conv import DistributedGINConv, DistributedGINEConv
 from distgnn.nn.halo import Extended
-from distgnn.protocols import GraphStore
+from distgnn.storage.protocols import GraphStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from distgnn.nn.ages import StoredAges
     from distgnn.nn.features import StoredFeatures
-    from distgnn.protocols import Backend, EmbeddingStore, TensorStore
+    from distgnn.storage.protocols import Backend, EmbeddingStore, TensorStore
 
 
 class LayerwiseModel(Module):

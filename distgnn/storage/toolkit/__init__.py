@@ -1,12 +1,12 @@
 """What a storage backend is made of, for authors of backends.
 
-A backend needs nothing of this: the contract is :mod:`distgnn.protocols`. Whoever can read and write rows by number has
-whole stores by :class:`RowEmbeddingStore` and :class:`RowTensorStore`, and a whole backend of one process by
+A backend needs nothing of this: the contract is :mod:`distgnn.storage.protocols`. Whoever can read and write rows by
+number has whole stores by :class:`RowEmbeddingStore` and :class:`RowTensorStore`, and a whole backend of one process by
 :class:`LocalBackend`. Whoever holds ranges of rows on several ranks or servers keeps each by a shard, and the stores
 that are open by :class:`OpenStores`.
 """
 
-from distgnn.specs import check_same_spec
+from distgnn.storage.specs import check_same_spec
 from distgnn.storage.toolkit.graph_shard import GraphShard
 from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.storage.toolkit.local_stores import (

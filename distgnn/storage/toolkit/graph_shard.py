@@ -13,7 +13,7 @@ from distgnn.storage.toolkit.sampling import sample_without_replacement
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.specs import GraphSpec
+    from distgnn.storage.specs import GraphSpec
 
 
 class GraphShard:

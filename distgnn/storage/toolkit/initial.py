@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.specs import EmbeddingSpec
+    from distgnn.storage.specs import EmbeddingSpec
 
 BLOCK_ROWS = 128
 

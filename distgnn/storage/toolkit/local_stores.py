@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 
-from distgnn.protocols import EmbeddingStore, GraphStore, InEdges, TensorStore
+from distgnn.storage.protocols import EmbeddingStore, GraphStore, InEdges, TensorStore
 from distgnn.storage.toolkit.graph_shard import GraphShard
 from distgnn.storage.toolkit.open_stores import OpenStore, OpenStores, edges_conflict_error, require_edges
 from distgnn.storage.toolkit.row_shard import EmbeddingShard, TensorShard, resized_spec
@@ -15,8 +15,8 @@ from distgnn.storage.toolkit.row_shard import EmbeddingShard, TensorShard, resiz
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.protocols import UpdateRule
-    from distgnn.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
 
 CPU = torch.device("cpu")
 

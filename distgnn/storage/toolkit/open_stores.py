@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from distgnn.errors import NameConflictError, RowsError, StoreClosedError
-from distgnn.specs import check_same_spec
+from distgnn.storage.specs import check_same_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distgnn.specs import GraphSpec, Spec
+    from distgnn.storage.specs import GraphSpec, Spec
 
 
 class OpenStore(Protocol):

@@ -28,8 +28,9 @@ from distgnn.storage.toolkit.rule_states import KeepsRuleStates
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from distgnn.protocols import RuleState, UpdateRule
-    from distgnn.specs import EmbeddingSpec, TensorSpec
+    from distgnn.storage.capabilities import RuleState
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
 
 
 class RowShard(KeepsRuleStates[Tensor]):

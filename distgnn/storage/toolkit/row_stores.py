@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import RuleState, UpdateRule
-    from distgnn.specs import EmbeddingSpec, TensorSpec
+    from distgnn.storage.capabilities import RuleState
+    from distgnn.storage.protocols import UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from distgnn.protocols import StateSpec, UpdateRule
+    from distgnn.storage.protocols import StateSpec, UpdateRule
 
 _CHUNK_ELEMENTS = 1 << 17  # of rows, and of each state: 512 KiB
 _SUMMED = {torch.float32, torch.float16, torch.bfloat16}

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from distgnn.errors import SpecError
-from distgnn.protocols import RuleState
+from distgnn.storage.capabilities import RuleState
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from distgnn.protocols import StateSpec, UpdateRule
-    from distgnn.specs import EmbeddingSpec, TensorSpec
+    from distgnn.storage.protocols import StateSpec, UpdateRule
+    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
 
 # What files of before rules had keys call their state; it goes on under that name.
 _FORMER = {

@@ -21,9 +21,9 @@ from rich.console import Console
 
 import distgnn
 from distgnn.optim import SGD, Adagrad, Adam
+from distgnn.report.figures import curves
 from distgnn.train import run
 from distgnn.train.config import TrainConfig
-from distgnn.train.pictures import curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable

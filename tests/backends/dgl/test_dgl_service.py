@@ -138,7 +138,7 @@ def test_a_message_that_holds_code_is_refused_whoever_signed_it(
 
 def test_rows_that_shared_memory_cannot_hold_are_refused_before_they_are_made() -> None:
     from distgnn.backends.dgl.rows import Ranges, ServerRows
-    from distgnn.specs import PartitionBook
+    from distgnn.storage.specs import PartitionBook
 
     huge = torch.empty(1).expand(1 << 50)
     words = r"'words' needs 4,503,599,627,370,496 bytes of shared memory on a host, and [0-9,]+ are free"

@@ -1,0 +1,1 @@
+"""Public data sets, read from their raw files."""

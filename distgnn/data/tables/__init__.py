@@ -1,0 +1,1 @@
+"""Files of a user: tables of nodes, edges, features and labels."""

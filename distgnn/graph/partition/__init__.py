@@ -1,0 +1,1 @@
+"""Partitions: who holds which nodes, cut, written, read and described."""

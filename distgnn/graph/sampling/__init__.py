@@ -1,0 +1,1 @@
+"""Neighbor sampling over stored graphs, and loaders of batches."""

@@ -1,0 +1,1 @@
+"""Sums of messages: layouts, kernels, and which layers they serve."""

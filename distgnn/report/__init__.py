@@ -1,0 +1,1 @@
+"""The folder of a run: records, figures, pages and events."""
