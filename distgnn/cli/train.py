@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path  # noqa: TC003  # typer reads annotations
 from typing import Any
 
 import typer
@@ -20,8 +21,24 @@ _DATA, _MODEL, _CLUSTER, _TRAINING, _OWN, _OUTPUT = (
 )
 
 
+def _read_config(context: typer.Context, path: Path | None) -> None:
+    """Make what a config file says the defaults of the options."""
+    if path is not None:
+        from distgnn.train.config_file import read_config  # noqa: PLC0415  # a YAML reader only where one is read
+
+        context.default_map = read_config(path)
+
+
 def train(  # one local a command line option
     *,
+    config: Path = typer.Option(  # noqa: B008  # typer's way
+        None,
+        is_eager=True,
+        callback=_read_config,
+        metavar="FILE",
+        help="YAML file of options, such as a run's config.yaml; those of the command line come before it.",
+        rich_help_panel=_DATA,
+    ),
     dataset: str = typer.Option(
         _DEFAULT.dataset,
         help="MUTAG, PROTEINS or another TUDataset; Cora, CiteSeer, PubMed; CustomLargeGraph.",
@@ -212,7 +229,7 @@ def train(  # one local a command line option
 
     Example: distgnn train --dataset MUTAG --folds 10 --epochs 350
     """
-    config = TrainConfig(**{option: value for option, value in locals().items() if option != "as_json"})
+    options = {option: value for option, value in locals().items() if option not in {"as_json", "config"}}
 
     from rich.console import Console  # noqa: PLC0415  # the command line answers --help without heavy imports
 
@@ -222,4 +239,4 @@ def train(  # one local a command line option
         if as_json:
             typer.echo(json.dumps(summary))
 
-    run.train(config, console=Console(quiet=as_json), show=show)
+    run.train(TrainConfig(**options), console=Console(quiet=as_json), show=show)

@@ -21,6 +21,7 @@ from distgnn.report.events import open_events, write_events
 from distgnn.report.files import Lines, replace_file
 from distgnn.report.lock import LOCK, FolderLock, check_unlocked
 from distgnn.report.page import make_page
+from distgnn.train.config_file import write_config
 from distgnn.train.epoch import finite_or_none
 from distgnn.train.resume import compare_options
 from distgnn.train.trained import find_model
@@ -285,6 +286,7 @@ class RunFolder:
 
     def _describe(self) -> None:
         replace_file(self.path / "config.json", json.dumps(self._config.as_dict(), indent=2) + "\n")
+        replace_file(self.path / "config.yaml", write_config(self._config))
         if self._config.tensorboard:
             self._events = open_events(self.path)
 
