@@ -340,7 +340,7 @@ def test_the_reference_has_the_options_of_the_command_itself(reference: Referenc
 def test_the_reference_has_the_defaults_of_a_run(reference: Reference) -> None:
     rows = {name.strip("-").replace("-", "_"): row for name, row in reference.table("distgnn train").items()}
     defaults = TrainConfig().as_dict()
-    assert {name for name in rows if len(name) > 1} == {*defaults, "json"}
+    assert {name for name in rows if len(name) > 1} == {*defaults, "config", "json"}
     for name, default in defaults.items():
         assert rows[name][0] == ("" if default is None or default is False else f"`{default}`"), name
 
