@@ -1,4 +1,4 @@
-"""Importing DGL where its ``graphbolt`` cannot be: DGL's wheels bring that library for a few versions of torch only.
+"""Import of DGL where its ``graphbolt`` cannot be loaded.
 
 DGL imports ``dgl.graphbolt`` whether it is used or not. Where that works nothing is changed. Where it fails, an almost
 empty module stands in its place: with one class, of which DGL only asks whether a graph is one, and for every other

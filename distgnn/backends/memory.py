@@ -1,4 +1,4 @@
-"""The ``memory`` backend: every row in this process. The default, the reference, and the double in unit tests."""
+"""The ``memory`` backend: every row in this process."""
 
 from __future__ import annotations
 

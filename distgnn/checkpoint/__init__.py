@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training job needs to go on, in a folder that is there whole or not at all.
+"""Checkpoints: folders that are whole or not there at all.
 
 * :mod:`~distgnn.checkpoint.checkpoint`: what is saved and loaded, and in which order,
 * :mod:`~distgnn.checkpoint.writer`, :mod:`~distgnn.checkpoint.reader`: a rank's rows, a block at a time,

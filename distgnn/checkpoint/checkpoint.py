@@ -59,7 +59,7 @@ _SAME: Mapping[str, str] = MappingProxyType({})
 
 
 class Stateful(Protocol):
-    """What a checkpoint saves besides stores: a module, an optimizer, a scheduler, an object of your own."""
+    """An object with a state: module, optimizer, scheduler or your own."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return tensors, numbers, texts, lists and dictionaries of these."""
@@ -71,7 +71,7 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """Saves and loads what a training job needs to go on; every call is collective.
+    """Saving and loading of a training job, collectively.
 
     Each rank keeps the state of its random number generators: torch's, of the CPU and of CUDA devices, NumPy's and
     Python's. On another number of ranks, all of them take that of rank 0.

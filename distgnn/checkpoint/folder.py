@@ -1,4 +1,4 @@
-"""A folder of checkpoints, ``step-1``, ``step-2``, ...: which is the last, and which are removed.
+"""A folder of checkpoints, ``step-1``, ``step-2``, ...
 
 A checkpoint gets its name when it is whole, and loses it before it is removed.
 """

@@ -1,4 +1,4 @@
-"""What checkpoints of former versions have in another form."""
+"""The forms of former versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what is in which file, and the checksum of every block.
+"""The manifest of a checkpoint: files, and checksums of blocks.
 
 A file's header and size follow from its tensors' types and shapes, so they are not read but compared. A checksum covers
 a block of rows: whoever needs some rows of a file checks what it reads, and reads nothing else.
@@ -58,7 +58,7 @@ class SavedTensor:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """What one rank wrote.
+    """The tensors and stores that one rank wrote.
 
     Args:
         stores: The first row of each store that is in it, and the row after its last.
@@ -73,7 +73,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class SavedStore:
-    """What is told of a store.
+    """The description of a saved store.
 
     Args:
         dtype: Type of its rows.

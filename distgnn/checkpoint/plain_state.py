@@ -1,4 +1,4 @@
-"""State dictionaries as JSON and tensors beside it: what torch would pickle, without a pickle."""
+"""State dictionaries as JSON and tensors, without a pickle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: what all ranks have in common, and the rows that this rank owns."""
+"""Reading of a checkpoint: shared state, and a rank's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a checkpoint, from its manifest and the headers of its files: no row is read."""
+"""A checkpoint's contents, from its manifest and headers alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RuleSummary:
-    """What is kept beside the rows of a store for a class of update rules.
+    """The state of one class of rules beside a store's rows.
 
     Args:
         steps: How often it was applied.

@@ -1,4 +1,4 @@
-"""Safetensors files that are written a block of rows at a time, and read with errors that name the file."""
+"""Safetensors files, written and read by blocks of rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What a look at a file tells.
+    """A safetensors file's contents, from its header.
 
     Args:
         size: Its bytes, 0 where it is missing.
@@ -56,7 +56,7 @@ class FileSummary:
 
 
 class Layout:
-    """Where tensors are in a file.
+    """The places of tensors in a file.
 
     Args:
         shapes: The type and shape of each.
@@ -218,7 +218,7 @@ def blocks(num_rows: int, row_bytes: int) -> Iterator[tuple[int, slice]]:
 
 @dataclass(frozen=True)
 class SavedFile:
-    """What is known of a file since it was written.
+    """The sizes and checksums of a written file.
 
     Args:
         size: Its bytes.

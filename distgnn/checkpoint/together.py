@@ -1,4 +1,4 @@
-"""Long work of all ranks at once, such as reading and writing files, which one of them may fail in."""
+"""Long work of all ranks, in which one may fail."""
 
 from __future__ import annotations
 

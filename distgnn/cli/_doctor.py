@@ -1,4 +1,4 @@
-"""Looking at a machine before a job does: what distgnn needs, what is there, and how to mend what is not."""
+"""Checks of a machine before a job."""
 
 from __future__ import annotations
 

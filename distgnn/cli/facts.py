@@ -1,4 +1,4 @@
-"""Facts below a table: what they are called, and what they are, in two columns."""
+"""Facts below a table, in two columns."""
 
 from __future__ import annotations
 

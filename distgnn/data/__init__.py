@@ -1,4 +1,4 @@
-"""Data sets: public ones through PyTorch Geometric, a graph of your own from files, and generated graphs."""
+"""Data sets: public, of your own files, and generated."""
 
 from __future__ import annotations
 

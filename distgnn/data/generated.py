@@ -1,4 +1,4 @@
-"""Generated graphs of any size: communities to learn, and a few hubs that most edges point to."""
+"""Generated graphs of any size, with communities and hubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of data that was read: a warning, never silence."""
+"""Warnings about data that was read."""
 
 from __future__ import annotations
 

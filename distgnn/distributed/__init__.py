@@ -1,1 +1,1 @@
-"""The ranks of a job: how they are started, meet, prove who they are, and work together."""
+"""The ranks of a job: start, rendezvous, authentication, collectives."""

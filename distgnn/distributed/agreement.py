@@ -1,4 +1,4 @@
-"""What must be the same on every rank, compared before they work together."""
+"""Comparison of what must be equal on every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The collectives of the ranks that share a backend's stores, and what can be written from them."""
+"""Collectives of the ranks that share a backend's stores."""
 
 from __future__ import annotations
 

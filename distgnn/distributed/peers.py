@@ -1,4 +1,4 @@
-"""Who of a job's ranks is lost: the one answer to every wait on a peer that fails."""
+"""The watch over a job's ranks: who is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOBODY = "no rank is gone, but a connection broke or a rank was silent for too 
 
 
 class PeerWatch:
-    """What a rank knows of the loss of others, for everything that waits for them.
+    """A rank's knowledge of lost peers, for every wait.
 
     Whoever notices a failure says so in the job's store. Every wait looks there from time to time, and who is alive
     says that it has noticed too: those that do not say so are lost.

@@ -1,4 +1,4 @@
-"""Collectives over a process group of torch, gloo or NCCL, whose waits say who is lost."""
+"""Collectives over a process group of torch, gloo or NCCL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long work of one rank, for which the others wait as long as it lives."""
+"""Long work of one rank, waited for while it lives."""
 
 from __future__ import annotations
 

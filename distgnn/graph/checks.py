@@ -1,4 +1,4 @@
-"""What the structure of a part must be, so that nothing reads outside of it."""
+"""Checks of the structure of a part of a graph."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class StoredActivation(Module):
-    """The output of a layer, kept in a :class:`~distgnn.storage.protocols.TensorStore` where other ranks can read it.
+    """A layer's output in a tensor store that ranks share.
 
     Args:
         name (str): Name of the store.

@@ -1,4 +1,4 @@
-"""How old the rows are that batches read from the stores of layers, counted in training steps."""
+"""Ages of stored rows, in training steps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ages(NamedTuple):
 
 
 class StoredAges(StoredActivation):
-    """The steps in which nodes' rows were written, in a store beside those of the layers.
+    """The steps in which nodes' rows were written.
 
     A step is a forward with gradients. Rows that are written without, between two steps, belong to the next: they were
     computed with its weights.

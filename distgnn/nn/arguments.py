@@ -1,4 +1,4 @@
-"""How the constructors of models refuse what can be read in two ways, or in none."""
+"""Refusal of constructor arguments that are ambiguous."""
 
 from __future__ import annotations
 

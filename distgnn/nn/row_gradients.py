@@ -1,4 +1,4 @@
-"""Gradients of stored rows between backward and step, and what torch's idioms do to them on the way.
+"""Gradients of stored rows between backward and step.
 
 No tensor among a module's parameters has the gradients of its rows. So a parameter of one element stands for them. Each
 backward pass adds a number to its gradient that is too small to be seen in any norm, and what becomes of that number
@@ -25,7 +25,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 class RowGradients:
-    """What the backward passes since the last step have gathered for one table.
+    """The gathered gradients of one table since its last step.
 
     Args:
         name: The table's.

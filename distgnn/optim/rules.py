@@ -1,4 +1,4 @@
-"""Row-wise update rules: the arithmetic of an optimizer on the rows that a step touches, once for every backend.
+"""Row-wise update rules, written once for every backend.
 
 Each rule does what its original does to the rows that have a gradient. Weight decay is applied to those rows only, as
 everywhere where gradients are sparse.

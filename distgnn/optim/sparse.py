@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class HasSparseGradients(Protocol):
-    """What an optimizer here needs of a module: :class:`distgnn.nn.StoredEmbedding` has it."""
+    """The members of a module that an optimizer here needs."""
 
     name: str
     embedding_dim: int
@@ -52,7 +52,7 @@ class HasSparseGradients(Protocol):
 
 
 class SparseOptimizer(Optimizer):
-    """Base of the optimizers here: one row-wise rule for every stored embedding of some modules.
+    """Base of optimizers: one row-wise rule for stored embeddings.
 
     A step takes the gradients of all backward passes since the last one, sums them by id and applies the rule once to
     each row that has one. Gradients are used once: a forgotten ``zero_grad()`` does not apply them again. With several

@@ -1,4 +1,4 @@
-"""What a table has as tensors of a ``state_dict()``: its rows, and what an update rule keeps beside them."""
+"""The tensors of a table in a ``state_dict()``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of ``distgnn train --mode full --use-dist-embedding`` over parts will need, before it runs.
+"""The needs of a full-graph run, before it runs.
 
 * :mod:`~distgnn.plan.job`: the run, and what each rank has of the graph,
 * :mod:`~distgnn.plan.traffic`: the bytes that a rank sends in a step,

@@ -1,4 +1,4 @@
-"""What a run needs on a number of machines, and the smallest number that fits."""
+"""The needs of a run by number of machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 1 << 20  # machines
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a machine computes, measured.
+    """The measured speed of a machine.
 
     Args:
         node: Seconds of a step for each node of a rank alone, with the layers' work and the table's.

@@ -20,7 +20,7 @@ FLOAT, ID = 4, 8  # bytes
 
 @dataclass(frozen=True)
 class Job:
-    """Full-graph training of a GIN over stored node embeddings of float32; every rank has a part of the graph.
+    """Full-graph training of a GIN over stored node embeddings.
 
     Args:
         nodes: Of the graph.
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """What a rank has of the graph, and what it needs of others.
+    """A rank's nodes and edges, and its halo.
 
     Args:
         nodes: Its own.

@@ -1,4 +1,4 @@
-"""The memory of a rank, tensor by tensor, in the phases of a run; its peak is that of the phase with most."""
+"""The memory of a rank, tensor by tensor and phase."""
 
 from __future__ import annotations
 

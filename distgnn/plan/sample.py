@@ -1,4 +1,4 @@
-"""A small run of the planned kind on this machine: its time, its traffic and its memory.
+"""A small run of the planned kind on this machine.
 
 ``python -m distgnn.plan.sample CONFIG`` is one rank of it; ``CONFIG`` are options of a run as JSON.
 """
@@ -43,7 +43,7 @@ _SECONDS = 300
 
 
 class Sample(NamedTuple):
-    """What a rank measured.
+    """The measurements of one rank.
 
     Args:
         memory: Bytes at its peak, beyond what it had when all was imported.

@@ -1,4 +1,4 @@
-"""The bytes that a rank sends in a step of training, as the ``pyg`` backend's messages have them."""
+"""The bytes that a rank sends in a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run looks like: its curves, and where the time of its ranks went."""
+"""Figures of a run: its curves, and its ranks' time."""
 
 from __future__ import annotations
 

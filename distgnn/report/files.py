@@ -1,4 +1,4 @@
-"""Files of a run that are whole, or as they were: texts at one stroke, and lines one by one."""
+"""Files of a run, replaced whole or grown by lines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_error(path: Path, error: OSError) -> RunWriteError:
 
 
 class Lines:
-    """A file that grows by whole lines, each of which reaches the system at once.
+    """A file that grows by whole lines.
 
     Args:
         path: The file.

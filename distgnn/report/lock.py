@@ -18,7 +18,7 @@ _held: set[str] = set()  # by this process: the system's locks keep out others a
 
 
 class FolderLock:
-    """Keeps other processes out of a folder, until it is released or this process ends.
+    """A folder's lock against other processes.
 
     The lock is the system's, on a file ``.lock`` that says who holds it; a file that a killed process has left locks
     nobody out. On file systems without locks nobody is kept out.

@@ -1,1 +1,1 @@
-"""What a store is, and what one is built from."""
+"""Stores: their contract, and what they are built from."""

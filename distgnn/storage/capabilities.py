@@ -1,4 +1,4 @@
-"""What stores and backends may be able to do beyond the contract, one idea a protocol."""
+"""Capabilities beyond the contract, one idea a protocol."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SupportsResize(Protocol):
 
 
 class RuleState(NamedTuple):
-    """What a store keeps for one class of update rules.
+    """A store's state for one class of update rules.
 
     Args:
         steps: How often rules of the class have been applied to the store.

@@ -1,4 +1,4 @@
-"""The one hook by which a backend, built in or of a third party, is found.
+"""The hook by which a backend is found.
 
 A plugin is a module with::
 

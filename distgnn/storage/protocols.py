@@ -181,7 +181,7 @@ class TensorStore(Protocol):
 
 
 class InEdges(NamedTuple):
-    """Edges that end in the nodes of a call; three int64 tensors of shape ``[E]``."""
+    """The in-edges of a call: three int64 tensors ``[E]``."""
 
     sources: Tensor
     destinations: Tensor

@@ -1,4 +1,4 @@
-"""Finding backends by name: the built-in ones and those of installed plugins, through one plugin manager.
+"""Backends by name, built in and of installed plugins.
 
 Listing reads package metadata and imports nothing. Choosing a backend imports that one.
 """
@@ -138,7 +138,7 @@ def use(name: str, **options: Any) -> Use:
 
 
 class Use:
-    """What :func:`use` returns: a context manager that gives the backend, closes it and restores the one before."""
+    """The context manager of :func:`use`."""
 
     def __init__(self, backend: Backend, previous: list[_Opened]) -> None:
         self.backend = backend

@@ -1,4 +1,4 @@
-"""What to open: frozen descriptions of stores, which also check what is handed to a store.
+"""Frozen descriptions of stores, with their checks.
 
 A backend calls the checks before it sends or changes anything, so that the same mistake gets the same error on every
 backend.

@@ -1,4 +1,4 @@
-"""The conformance kit: what every storage backend must do, as tests that a plugin's author runs on theirs.
+"""The conformance kit: the contract of backends as tests.
 
 A whole test file of a plugin::
 

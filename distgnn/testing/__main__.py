@@ -1,4 +1,4 @@
-"""``python -m distgnn.testing BACKEND``: does a backend keep the contract, and what can it do?"""
+"""``python -m distgnn.testing BACKEND``: the kit on an installed backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole kit on an installed backend, by its name: what ``python -m distgnn.testing`` reports."""
+"""The whole kit on an installed backend, and its report."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestRanks(It, LostRankTests): ...
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one test.
+    """The outcome of one test.
 
     Args:
         test: Its suite and name: ``TestEmbeddings::test_closing_twice_is_allowed``, with its case in brackets.
@@ -97,7 +97,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What the kit found.
+    """The findings of the kit.
 
     Args:
         backend: The name that was asked for.
@@ -134,7 +134,7 @@ class Report:
 
 
 class Recorder:
-    """A pytest plugin that writes down what becomes of each test, one file a rank.
+    """A pytest plugin that records outcomes, one file a rank.
 
     Args:
         folder: Where to.

@@ -78,7 +78,7 @@ class EmbeddingFixtures(BackendFixture):
 
 
 class EmbeddingUpdateTests(EmbeddingFixtures):
-    """What an update does to rows and to the state of the rule."""
+    """The effects of updates on rows and on rules' state."""
 
     def test_gradients_of_equal_ids_are_summed(self, store: EmbeddingStore) -> None:
         before, ids = self.table(store), self.ids(4, 2, 4, 4)

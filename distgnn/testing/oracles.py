@@ -1,4 +1,4 @@
-"""What stores are compared with: the contract written down once more, one row and one edge at a time."""
+"""Oracles: the contract one row and edge at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a test file on several ranks at once, in lock-step: how the suites test a backend of many processes."""
+"""Test files on several ranks at once, in lock-step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the suites ask of an adopter, and what they share: names, ranks, devices, and which dtypes may be refused."""
+"""The shared parts of the suites: names, ranks, devices, dtypes."""
 
 from __future__ import annotations
 

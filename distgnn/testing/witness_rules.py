@@ -1,4 +1,4 @@
-"""Update rules that no backend knows beforehand and that write what they see into the rows."""
+"""Update rules that write what they see into rows."""
 
 from __future__ import annotations
 

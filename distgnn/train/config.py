@@ -31,7 +31,7 @@ _USUAL = {
 
 
 class Interval(NamedTuple):
-    """How often something is done.
+    """A period of checkpoints: a number and its unit.
 
     Args:
         number: After how many.

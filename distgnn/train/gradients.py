@@ -1,4 +1,4 @@
-"""Gradients summed over ranks in one order of parameters, so that a job that goes on adds as one that never stopped."""
+"""Gradients summed over ranks in a fixed order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress that a person sees as a bar, and a log file as a line now and then."""
+"""Progress as bars for terminals, lines for log files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: from which one it goes on, and when it writes the next."""
+"""The checkpoints of a run, written and resumed from."""
 
 from __future__ import annotations
 

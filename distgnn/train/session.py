@@ -1,4 +1,4 @@
-"""The ranks of a training job: how they find each other, and what they do together."""
+"""The ranks of a training job, and their collectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads a rank computes with: as many as the work of a step keeps busy, on cores that are free.
+"""The number of threads of a rank.
 
 torch's own threads wait for each other after every operation. Where a step is small they wait more than they work, and
 where another process has taken a core, for a whole time slice, hundreds of times a step.

@@ -1,4 +1,4 @@
-"""What each rank does while it trains, one thing after another, and how long it waits for the others.
+"""The timeline of each rank: work, and waits for others.
 
 Nothing is measured by making ranks meet. Every rank makes the same collective calls in the same order, so when all have
 said when they began each call, the time until the last of them came is what the others waited.

@@ -1,4 +1,4 @@
-"""The ``dgl`` backend: DGL's distributed tensors and embeddings, on its servers, reached by its RPC.
+"""The ``dgl`` backend: DGL's tensors and embeddings, on its servers.
 
 Each host has one server, which the first rank there starts; alone, without a launcher, rows are in this process. Ranks
 read the rows of their own host in its shared memory, and ask servers for the others. An update is one request that is

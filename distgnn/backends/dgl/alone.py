@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Alone(Engine):
-    """Does by itself what a server does, with the rows in DGL's store of this process."""
+    """The engine of a rank that is alone, over DGL's local store."""
 
     def __init__(self) -> None:
         super().__init__(rank=0, size=1, part=0, parts=1, name="alone")

@@ -1,4 +1,4 @@
-"""DGL's key-value client, made to ask as our stores do: its calls have an answer, a time limit and an order.
+"""DGL's key-value client, with answers, time limits and order.
 
 DGL's own tensors, embeddings and optimizers work on it unchanged.
 """

@@ -1,4 +1,4 @@
-"""How a store asks: of the servers of its job, or, where a rank is alone, of itself."""
+"""The engine of a store: its job's servers, or itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Engine(ABC):
-    """What stores ask.
+    """The calls that stores make.
 
     Args:
         rank: This rank.

@@ -1,4 +1,4 @@
-"""One server a host, started by the first rank there: no file, no ssh, nothing to configure.
+"""Start of one server a host, by its first rank.
 
 Ranks tell each other through the job's store whose memory they share: those have one server. It listens on the loopback
 address when all ranks reach each other by it, and else on the address that faces the others: that of the interface
@@ -48,7 +48,7 @@ if os.getppid() == int(sys.argv.pop(1)):
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What a server is told at its start.
+    """The configuration of a server at its start.
 
     Args:
         addresses: ``address:port`` of every server.

@@ -1,4 +1,4 @@
-"""Rows as DGL keeps them: which part has which, and where they are in its key-value store.
+"""Ranges of rows in DGL's key-value store.
 
 Every opened store has a partition policy of its own, of one made-up node type: it needs no graph, and none on disk.
 """
@@ -108,7 +108,7 @@ class Ranges:
 
 
 class Keeper(Protocol):
-    """Where rows are kept."""
+    """A place for rows."""
 
     @property
     def rows(self) -> Mapping[str, Tensor]:
@@ -140,7 +140,7 @@ class Keeper(Protocol):
 
 
 class ServerRows:
-    """Rows in the key-value store of a server: in shared memory, which ranks of its host may map.
+    """Rows in a server's key-value store, in shared memory.
 
     Args:
         store: DGL's server.

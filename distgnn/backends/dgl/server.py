@@ -1,4 +1,4 @@
-"""The server of a host, a process of its own that the first rank there starts.
+"""The server process of a host.
 
 It reads what it needs as one line of JSON, takes the calls of all ranks one by one, and ends with them: when all have
 left, and also when one of them is lost, after it has told the others.

@@ -1,4 +1,4 @@
-"""What a server does when it is asked: one table of operations, for a server of many ranks and for a rank alone.
+"""The operations of a server, in one table.
 
 Some operations need all ranks: each rank's call waits here until the last one has come, then the operation is done once
 with the contributions of all in the order of ranks, and everybody is answered. So an update is one request and one

@@ -1,4 +1,4 @@
-"""Shards whose rows and state are entries of DGL's key-value store, and a shard of edges that DGL looks through.
+"""Shards of rows, state and edges in DGL's key-value store.
 
 State stands beside its rows: those of Adam for the rows ``words`` are ``words.distgnn.optim.rules.Adam.exp_avg`` and so
 on.

@@ -1,4 +1,4 @@
-"""What libdgl does not do for its sockets: see that a peer is gone, and go on living.
+"""Watching libdgl's sockets for peers that are gone.
 
 It keeps no time, spins on a connection that was closed, and ends the process when it cannot send. So its sockets are
 watched from outside, by their state in the kernel, and are taken away from it when their peer is gone.
@@ -25,7 +25,7 @@ _handlers: list[object] = []  # C code points to them
 
 
 class Connections:
-    """The TCP connections that libdgl has open in this process, to the other side and from it.
+    """The TCP connections of libdgl in this process.
 
     Args:
         own: The ``address:port`` where this process lets the other side connect.

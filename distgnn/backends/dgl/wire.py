@@ -1,4 +1,4 @@
-"""The two messages between a rank and a server, on DGL's own RPC, and their signature.
+"""The two messages between rank and server, and their signature.
 
 DGL sends tensors as they are and pickles the rest; it unpickles whatever arrives. So that rest is signed with the key
 of the job, and refused unread when the signature is another. What these messages hold needs no code to be read, and
@@ -43,7 +43,7 @@ class BadSignatureError(Exception):
 
 
 class CodeRefusedError(Exception):
-    """What was signed with a key that strangers may know, and would run code when it is read."""
+    """A message that could run code and has no private key."""
 
 
 class _Message:
@@ -68,7 +68,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 @dataclass
 class Call(_Message, rpc.Request):
-    """What a rank asks of a server.
+    """A rank's call of a server.
 
     Args:
         operation: Name of the operation; see :mod:`distgnn.backends.dgl.service`.

@@ -1,4 +1,4 @@
-"""The ``pyg`` backend: rows spread over the ranks of a torch.distributed job, as torchrun starts it.
+"""The ``pyg`` backend: rows over the ranks of torch.distributed.
 
 Each rank owns a range of every store. A call brings ids to their owners and rows back by all-to-all collectives of
 plain tensors over gloo, in a process group of its own. Alone, without a launcher, it is a job of one rank.

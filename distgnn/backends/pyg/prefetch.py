@@ -1,4 +1,4 @@
-"""Fetching rows of other hosts in a thread, while the main thread computes, and mending what an update changed."""
+"""Prefetch of remote rows in a thread, corrected after updates."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Scratch:
 
 
 class Ranks:
-    """A process group of the backend's own, never that of DistributedDataParallel; or one rank alone.
+    """A process group of the backend's own, or one rank.
 
     Under torchrun, or any launcher that sets its environment variables, the default process group is initialised if it
     is not yet; it stays when this one is closed.

@@ -36,7 +36,7 @@ _HEAD = 24  # bytes
 
 @dataclass(frozen=True)
 class Route:
-    """Where the ids of one call went.
+    """The destinations of one call's ids.
 
     Args:
         out: Number of ids that went to each rank.

@@ -1,4 +1,4 @@
-"""Stores whose rows are spread over the ranks: each holds a range, and answers for it."""
+"""Stores whose rows are spread over ranks in ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planetoid's raw files, which are pickles, by a reader that makes arrays and dictionaries and nothing else."""
+"""Planetoid's raw files, read without running their pickles."""
 
 from __future__ import annotations
 

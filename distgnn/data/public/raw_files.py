@@ -1,4 +1,4 @@
-"""Where the raw files of a public data set lie, and what was made of them before."""
+"""Raw and prepared files of public data sets."""
 
 from __future__ import annotations
 

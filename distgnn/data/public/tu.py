@@ -1,4 +1,4 @@
-"""Sets of small graphs in the layout of the TU collection, with errors that name the file and the line."""
+"""Sets of small graphs in the TU collection's layout."""
 
 from __future__ import annotations
 

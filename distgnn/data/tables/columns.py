@@ -1,4 +1,4 @@
-"""What the columns of a table are, by their names; a table that can mean two things is refused."""
+"""The columns of a table, by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of numbers from text, NumPy and PyTorch files, with errors that name the line."""
+"""Tables of numbers from text, NumPy and PyTorch files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a text table is written, found from its first lines, and its lines, one by one."""
+"""The dialect of a text table, and its lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINES_LOOKED_AT = 100_000  # for other wrong columns, once one is found
 
 @dataclass(frozen=True)
 class TextTable:
-    """How a text table is written.
+    """The dialect of a text table.
 
     Attributes:
         path: The file.

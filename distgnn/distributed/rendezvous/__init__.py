@@ -1,1 +1,1 @@
-"""Where the ranks of a job meet: what a launcher says, addresses, and who may come in."""
+"""Rendezvous: launchers, addresses, ports, cluster files and authentication."""

@@ -1,4 +1,4 @@
-"""Addresses of this host: its own, those of a name, and the one that faces another host."""
+"""Addresses of this host, of names, and towards others."""
 
 from __future__ import annotations
 

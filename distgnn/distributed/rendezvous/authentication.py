@@ -1,4 +1,4 @@
-"""A secret that the processes of a job share, so that a stranger's process is not admitted. It is never sent."""
+"""The secret of a job, which is never sent."""
 
 from __future__ import annotations
 

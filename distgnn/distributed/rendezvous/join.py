@@ -1,4 +1,4 @@
-"""How the ranks of a job find each other, and say so when they do not."""
+"""Rendezvous of the ranks of a job."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def listening(host: str, port: int, *, local: bool) -> socket.socket:
 
 
 class Said(NamedTuple):
-    """What a rank says of itself when it comes.
+    """A rank's facts about itself at the rendezvous.
 
     Args:
         name: A name that it made up.

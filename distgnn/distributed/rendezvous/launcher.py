@@ -1,4 +1,4 @@
-"""What a launcher has told this process: torchrun, srun, mpirun, Lightning, or whoever set the variables by hand."""
+"""A launcher's variables: torchrun, srun, mpirun, Lightning, or by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ports that a job may listen at, where a firewall lets only some through."""
+"""The ports that a job may listen at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A secret of ranks on one host that were given none: rank 0 makes it, and hands it to processes of its user alone.
+"""A secret made by rank 0 for ranks of one host.
 
 It goes through a Unix socket, of which the kernel tells each end who the other one's user is.
 """

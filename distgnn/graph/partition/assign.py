@@ -1,4 +1,4 @@
-"""Which part each node of a graph goes to."""
+"""Node assignment: METIS, hash, range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a graph that a rank trains on, in the form of a batch of PyG's loaders."""
+"""A rank's part of a graph, as a batch of PyG's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting a graph into parts, each a folder that one worker loads without the others."""
+"""Partitioning of a graph into folders of parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a graph was cut, in numbers and as a picture."""
+"""The quality of a partition, in numbers and a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What one part holds.
+    """The contents of one part.
 
     Args:
         nodes: Nodes of its own.
@@ -30,7 +30,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """How well a graph was cut.
+    """The quality of a partition.
 
     Args:
         folder: Where the parts are.

@@ -1,4 +1,4 @@
-"""What is in a partition of distgnn's or DGL's, from its manifest and the headers of its files: no row is read."""
+"""A partition's contents, from its manifest and headers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which seeds a rank takes, batch by batch."""
+"""A rank's seeds, batch by batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Batches(Sampler[list[int]]):
-    """This rank's part of every batch, as positions among the seeds; also of those that have nothing for it.
+    """This rank's seeds of every batch, as positions.
 
     Args:
         sampler: Is told when an epoch begins.

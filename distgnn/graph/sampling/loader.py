@@ -1,4 +1,4 @@
-"""PyG's own loaders over our stores, with the same number of batches on every rank."""
+"""PyG's loaders over stores, equally long on every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader is asked for: its graph and features, its seeds and its options, or a word about what cannot be."""
+"""The options of a loader, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbering the nodes of a batch from 0, in the order in which they first appear."""
+"""Local numbers of the nodes of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DirectAddress:
-    """Keeps a number for every key that there can be: 4 bytes each, and the fastest where that is little.
+    """A number for every possible key, 4 bytes each.
 
     Args:
         num_keys: Keys are below it.

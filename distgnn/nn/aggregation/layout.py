@@ -1,4 +1,4 @@
-"""A graph's edges in the orders in which they are summed, kept for as long as its ``edge_index`` lives."""
+"""Edges in the orders in which they are summed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Bags(NamedTuple):
 
 
 class Layout:
-    """The edges of a graph in the order of their destinations and, once a backward asks, of their sources.
+    """The edges of a graph by destination, and by source.
 
     Args:
         edges: ``[2, E]``, sources and destinations, within the numbers of nodes.
@@ -85,7 +85,7 @@ class Layout:
 
 
 class SplitLayout:
-    """The edges of a part of a graph: first those from own nodes, then those from its halo.
+    """The edges of a part: from own nodes, then halo.
 
     Args:
         edges: ``[2, E]``, sources and destinations; own nodes are numbered first.

@@ -1,4 +1,4 @@
-"""How a layer sums its messages: without keeping them where it can, over a part of a graph in two steps."""
+"""Message sums of a layer, without messages where possible."""
 
 from __future__ import annotations
 

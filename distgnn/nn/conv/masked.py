@@ -1,4 +1,4 @@
-"""What lets explainers mask the messages of layers that inherit from PyG's."""
+"""Masks of explainers for layers that inherit PyG's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which normalizations look at several nodes at once."""
+"""Normalizations that look at several nodes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch normalization over the ranks of a job, on any device; torch's own SyncBatchNorm is for GPUs only."""
+"""Batch normalization over ranks, on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a storage backend is made of, for authors of backends.
+"""The toolkit of storage backends, for their authors.
 
 A backend needs nothing of this: the contract is :mod:`distgnn.storage.protocols`. Whoever can read and write rows by
 number has whole stores by :class:`RowEmbeddingStore` and :class:`RowTensorStore`, and a whole backend of one process by

@@ -1,4 +1,4 @@
-"""The initial rows of an embedding store, the same on every backend and every sharding."""
+"""Initial rows, equal on every backend and sharding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stores that a backend has open: names are one space, and opening an open name attaches to it."""
+"""The open stores of a backend, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OpenStore(Protocol):
-    """What is asked of a store to be kept among the open ones."""
+    """The members of a store that is kept open."""
 
     @property
     def spec(self) -> Spec: ...
@@ -30,7 +30,7 @@ _S = TypeVar("_S", bound=OpenStore)
 
 
 class OpenStores:
-    """The stores that a backend has open in this process; a base class of backends."""
+    """The open stores of a process; a base of backends."""
 
     name: str
 

@@ -106,7 +106,7 @@ class RowShard(KeepsRuleStates[Tensor]):
 
 
 class EmbeddingShard(RowShard):
-    """Rows of a table, and beside them the state of each rule that was used.
+    """Rows of a table, with the state of each rule.
 
     Args:
         spec: The whole table.

@@ -56,7 +56,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class NewRows:
-    """What an engine is asked to keep.
+    """The description of rows for an engine to keep.
 
     Args:
         store: The store's name.

@@ -1,4 +1,4 @@
-"""Moving rows, summing them by id, and applying an update rule to them: what a backend calls on the owner of the rows.
+"""Moving rows, summing them by id, applying rules.
 
 A step of an optimizer on rows at random places is bound by memory. So rows are read by the kernel of embedding bags and
 written as opaque items by numpy, each at several times the speed of torch's indexing; duplicates are found by one sort
