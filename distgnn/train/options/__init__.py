@@ -1,0 +1,26 @@
+"""Options of a run: one frozen dataclass for each owner, from whose fields the command line is made."""
+
+from distgnn.train.options.data import TASKS, DataOptions
+from distgnn.train.options.job import JobOptions
+from distgnn.train.options.model import MODELS, NORMS, ModelOptions
+from distgnn.train.options.output import Interval, OutputOptions
+from distgnn.train.options.own_graph import OwnGraphOptions
+from distgnn.train.options.setting import check_choice, check_settings
+from distgnn.train.options.training import MODES, SPARSE_OPTIMIZERS, TrainingOptions
+
+__all__ = [
+    "MODELS",
+    "MODES",
+    "NORMS",
+    "SPARSE_OPTIMIZERS",
+    "TASKS",
+    "DataOptions",
+    "Interval",
+    "JobOptions",
+    "ModelOptions",
+    "OutputOptions",
+    "OwnGraphOptions",
+    "TrainingOptions",
+    "check_choice",
+    "check_settings",
+]
