@@ -14,8 +14,15 @@ The rules are in :data:`RULES`, by the names that options and files call them.
 """
 
 from distgnn.optim.clipping import clip_grad_norm_
-from distgnn.optim.rules import RULES, SGD, Adagrad, Adam, RowWiseAdagrad
-from distgnn.optim.sparse import SparseAdagrad, SparseAdam, SparseOptimizer, SparseRowWiseAdagrad, SparseSGD
+from distgnn.optim.rules import RULES, SGD, Adagrad, Adam, AdamW, RowWiseAdagrad
+from distgnn.optim.sparse import (
+    SparseAdagrad,
+    SparseAdam,
+    SparseAdamW,
+    SparseOptimizer,
+    SparseRowWiseAdagrad,
+    SparseSGD,
+)
 from distgnn.storage.toolkit.rows import put_rows, sum_by_id, take_rows
 
 __all__ = [
@@ -23,9 +30,11 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "AdamW",
     "RowWiseAdagrad",
     "SparseAdagrad",
     "SparseAdam",
+    "SparseAdamW",
     "SparseOptimizer",
     "SparseRowWiseAdagrad",
     "SparseSGD",

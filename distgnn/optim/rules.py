@@ -159,8 +159,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         _check_not_negative(lr=self.lr, eps=self.eps)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), not {self.betas}")
+        _check_betas(self.betas)
 
     def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:
         """Keep both moments of each element."""
@@ -182,6 +181,55 @@ class Adam:
                 beta2=beta2,
                 weight_decay=0.0,
                 eps=self.eps / math.sqrt(1 - beta2**step),  # it is added to the root after that is corrected
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam whose decay is apart from the gradients (`Loshchilov & Hutter 2019 <https://arxiv.org/abs/1711.05101>`_).
+
+    Where every row has a gradient in each step it is :class:`torch.optim.AdamW`; rows without one are left alone,
+    moments and all.
+
+    Args:
+        lr: Learning rate.
+        betas: Decay rates of the first and second moment, each in [0, 1).
+        eps: Added to the denominator.
+        weight_decay: Of ``lr``, by how much touched rows shrink in a step.
+    """
+
+    key: ClassVar[str] = "adamw"
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        _check_not_negative(lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
+        _check_betas(self.betas)
+
+    def state(self, embedding_dim: int) -> Mapping[str, StateSpec]:
+        """Keep both moments of each element."""
+        return {"exp_avg": StateSpec(embedding_dim), "exp_avg_sq": StateSpec(embedding_dim)}
+
+    def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
+        """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
+        with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
+            torch._fused_adamw_(
+                [parameters],
+                [gradients.contiguous()],
+                [mean],
+                [square],
+                [],
+                [torch.tensor(float(step), device=rows.device)],
+                lr=self.lr,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=self.weight_decay,
+                eps=self.eps,
                 amsgrad=False,
                 maximize=False,
             )
@@ -211,7 +259,12 @@ def _check_not_negative(**numbers: float) -> None:
             raise ValueError(f"{name} must be finite and at least 0, not {number}")
 
 
-RULES: Mapping[str, type[SGD | Adagrad | RowWiseAdagrad | Adam]] = MappingProxyType(
-    {rule.key: rule for rule in (SGD, Adagrad, RowWiseAdagrad, Adam)}
+def _check_betas(betas: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be in [0, 1), not {betas}")
+
+
+RULES: Mapping[str, type[SGD | Adagrad | RowWiseAdagrad | Adam | AdamW]] = MappingProxyType(
+    {rule.key: rule for rule in (SGD, Adagrad, RowWiseAdagrad, Adam, AdamW)}
 )
 """The rules here, by the names that options and files call them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from distgnn.optim.rules import SGD, Adagrad, Adam, RowWiseAdagrad
+from distgnn.optim.rules import SGD, Adagrad, Adam, AdamW, RowWiseAdagrad
 from distgnn.optim.table_state import are_left_out, export_rule, import_rule
 
 if TYPE_CHECKING:
@@ -270,6 +270,28 @@ class SparseRowWiseAdagrad(SparseOptimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(modules, RowWiseAdagrad(lr, weight_decay, eps))
+
+
+class SparseAdamW(SparseOptimizer):
+    """:class:`~distgnn.optim.AdamW` over stored embeddings, with the numbers of :class:`torch.optim.AdamW`.
+
+    Args:
+        modules: A module or several, or groups of them.
+        lr: Learning rate.
+        betas: Decay rates of the first and second moment.
+        eps: Added to the denominator.
+        weight_decay: Of ``lr``, by how much touched rows shrink in a step.
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(modules, AdamW(lr, betas, eps, weight_decay))
 
 
 class SparseAdam(SparseOptimizer):

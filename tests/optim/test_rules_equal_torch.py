@@ -14,9 +14,11 @@ from distgnn.optim import (
     SGD,
     Adagrad,
     Adam,
+    AdamW,
     RowWiseAdagrad,
     SparseAdagrad,
     SparseAdam,
+    SparseAdamW,
     SparseRowWiseAdagrad,
     SparseSGD,
 )
@@ -169,7 +171,16 @@ def test_weight_decay_is_that_of_torch_where_every_row_is_touched(ours: Any, tor
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("ours", [SparseSGD, SparseAdagrad, SparseRowWiseAdagrad])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("numbers", [{"lr": 0.1}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-4, "weight_decay": 0.3}])
+def test_adamw_is_that_of_torch_where_every_row_is_touched(numbers: dict[str, Any], dtype: torch.dtype) -> None:
+    stored, dense = twins(sparse=False, dtype=dtype)
+    expected = train(dense, torch.optim.AdamW(dense.parameters(), **numbers), ids_of=whole_batches)
+    actual = train(stored, SparseAdamW(stored, **numbers), ids_of=whole_batches)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ours", [SparseSGD, SparseAdagrad, SparseRowWiseAdagrad, SparseAdamW])
 def test_weight_decay_leaves_rows_without_gradients_alone(ours: Any) -> None:
     stored, dense = twins()
     optimizer = ours(stored, lr=0.1, weight_decay=0.5)
@@ -210,6 +221,8 @@ def test_row_wise_adagrad_is_torchs_adagrad_where_all_columns_have_one_gradient(
         (Adam, {"lr": -1.0}, "lr must be"),
         (Adam, {"betas": (1.0, 0.9)}, r"betas must be in \[0, 1\), not \(1.0, 0.9\)"),
         (Adam, {"betas": (0.9, -0.1)}, "betas must be in"),
+        (AdamW, {"betas": (0.9, 1.0)}, "betas must be in"),
+        (AdamW, {"weight_decay": -1.0}, "weight_decay must be"),
     ],
 )
 def test_numbers_that_no_rule_can_have_are_refused(rule: Any, numbers: dict[str, Any], words: str) -> None:
@@ -217,7 +230,9 @@ def test_numbers_that_no_rule_can_have_are_refused(rule: Any, numbers: dict[str,
         rule(**numbers)
 
 
-@pytest.mark.parametrize("rule", [SGD(), Adagrad(), RowWiseAdagrad(), Adam()], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "rule", [SGD(), Adagrad(), RowWiseAdagrad(), Adam(), AdamW()], ids=lambda rule: type(rule).__name__
+)
 def test_rows_that_lie_apart_are_updated_as_others(rule: UpdateRule) -> None:
     def update(lay: Callable[[Tensor], Tensor]) -> list[Tensor]:
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from distgnn.train.options.setting import setting
 
 MODES = ("full", "sampled", "history")
-SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam")  # the keys of distgnn.optim.RULES
+SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam", "adamw")  # the keys of distgnn.optim.RULES
 LARGEST_RATE = 1e36  # a step in float32 cannot be much larger
 
 
