@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,3 +46,22 @@ def test_no_dependency_is_of_a_folder_or_a_host(wheel: zipfile.ZipFile) -> None:
     needed = [line for line in wheel.read(name).decode().split("\n") if line.startswith("Requires-Dist:")]
     assert needed
     assert not [line for line in needed if "@" in line]
+
+
+def test_every_package_that_is_imported_is_declared(wheel: zipfile.ZipFile) -> None:
+    (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
+    needed = re.findall(r"^Requires-Dist: ([\w.-]+)", wheel.read(name).decode(), flags=re.MULTILINE)
+    declared = {re.sub(r"[-_.]+", "-", each).lower() for each in needed}
+    of_package = packages_distributions()
+    imported = set()
+    for path in (ROOT / "distgnn").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            imported |= {each.partition(".")[0] for each in names}
+    foreign = imported - set(sys.stdlib_module_names) - {"distgnn"}
+    assert {"torch", "yaml", "aiohttp"} <= foreign
+    for package in foreign:
+        homes = {re.sub(r"[-_.]+", "-", each).lower() for each in of_package.get(package, [package])}
+        assert homes & declared, package

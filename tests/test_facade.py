@@ -97,6 +97,15 @@ def test_importing_distgnn_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "torch_geometric", "numpy", "pluggy", "dgl", "pytest", "matplotlib", "typer"}
 
 
+def test_importing_loaders_loads_no_plotting_library() -> None:
+    assert not loaded_after("import distgnn.graph, distgnn.nn, distgnn.optim") & {
+        "matplotlib",
+        "aiohttp",
+        "dgl",
+        "yaml",
+    }
+
+
 def test_listing_backends_loads_no_engine() -> None:
     loaded = loaded_after("import distgnn; assert distgnn.list_backends()")
     assert not loaded & {"torch_geometric", "dgl", "pytest"}

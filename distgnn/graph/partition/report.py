@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,6 +75,8 @@ class PartitionReport:
 
 def draw_partition(report: PartitionReport, path: Path) -> None:
     """Draw the nodes and edges of each part: its own and its halo's, inner and cut ones."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # loaders need no plotting library
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     numbers = range(len(report.parts))
     inner = [part.edges - part.cut_edges for part in report.parts]
