@@ -183,7 +183,7 @@ def main() -> None:
             kind, backend = next(kinds)
             here = folder / f"job-{place}"
             trial = Trial(here, kind, backend, folder / "cut", moments)
-            if trial.lose(number, early=place % 2 == 0):
+            if trial.lose(number, early=place // len(arguments.backends) % 2 == 0):  # not one backend's alone
                 counts = found.setdefault(f"{kind}, {backend}, {number.name}", Counter())
                 counts["lost"] += 1
                 kinds_said = list(trial.survivors())

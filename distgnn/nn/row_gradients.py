@@ -41,6 +41,7 @@ class RowGradients:
         self._passes = 0  # whose numbers are in the parameter's gradient
         self._version = 0
         self._most = 0
+        self._before: tuple[int, float] = (0, 0.0)  # what shows whether an optimizer has moved the parameter
         self._watched: Tensor | None = None
         self._warned = False
         self._lock = Lock()  # threads may go backward at the same time
@@ -77,11 +78,16 @@ class RowGradients:
         """Return what was gathered, and forget it."""
         if handle is self._watched:
             self._arriving.clear()  # left by torch.autograd.grad, which adds to no gradient
-            # Of optimizers that each step and zero in turn, one has zeroed all before the next steps: a new backward
-            # pass drops what is gone, a step does not.
+            # Of optimizers that each step and zero in turn, one has zeroed all before the next steps: what is gone
+            # after a step of the parameter's own is applied; a new backward pass drops it.
             if not is_step:
                 self._gathered = []
-            elif self._gathered and handle.grad is not None and _number(handle.grad) != 0:
+            elif not self._gathered:
+                pass
+            elif handle.grad is None or _number(handle.grad) == 0:
+                if _state(handle) == self._before:
+                    self._gathered = []
+            else:
                 # A norm that was not exceeded leaves its mark too; so does an exchange between ranks.
                 was_written = not dist.is_initialized() and _version(handle.grad) != self._version
                 self._rescale(self._scale(handle.grad), was_written=was_written)
@@ -110,6 +116,7 @@ class RowGradients:
             self._gathered += self._arriving.pop(_backward_pass(), [])
             self._merge(self._most)
             self._passes, self._version = self._passes + 1, _version(handle.grad)
+            self._before = _state(handle)
             self.slot.grad = torch.full_like(self.slot, _SIGN)
 
     def _drop_zeroed(self, handle: Tensor) -> None:
@@ -176,6 +183,10 @@ def _backward_pass() -> int:
 
 def _number(grad: Tensor) -> float:
     return float(grad.detach())
+
+
+def _state(handle: Tensor) -> tuple[int, float]:
+    return _version(handle), _number(handle)  # optimizers that write to .data leave the version as it was
 
 
 def _version(grad: Tensor) -> int:

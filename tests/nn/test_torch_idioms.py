@@ -107,6 +107,23 @@ def test_zero_grad_drops_what_a_bad_batch_gathered(how: str, set_to_none: bool) 
     torch.testing.assert_close(stored(ALL), dense.weight)
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("how", ["module", "container", "optimizer of all parameters", "optimizer"])
+def test_a_step_right_after_zero_grad_applies_nothing(how: str, set_to_none: bool) -> None:
+    stored, dense = twins()
+    for embedding, optimizer in zip((stored, dense), optimizers(stored, dense), strict=True):
+        container = Sequential(embedding)
+        every = torch.optim.SGD(container.parameters(), lr=0.0)
+        ways: dict[str, Any] = {"module": embedding, "container": container, "optimizer of all parameters": every}
+        for _ in range(2):
+            embedding(ALL).sin().sum().backward()
+            optimizer.step()
+            embedding(ALL).sum().backward()
+            {**ways, "optimizer": optimizer}[how].zero_grad(set_to_none)
+            optimizer.step()
+    torch.testing.assert_close(stored(ALL), dense.weight)
+
+
 def test_gradients_of_an_explainer_between_two_steps_are_dropped_with_those_of_the_layers() -> None:
     model, table = gin()
     layers, rows = torch.optim.SGD(model.parameters(), lr=0.1), SparseSGD(model, lr=0.1)
@@ -123,10 +140,12 @@ def test_gradients_of_an_explainer_between_two_steps_are_dropped_with_those_of_t
     torch.testing.assert_close(table(ALL), plain_table(ALL))
 
 
-def test_optimizers_may_each_step_and_zero_in_turn() -> None:
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize("lr", [0.1, 0.0])
+def test_optimizers_may_each_step_and_zero_in_turn(kind: Any, lr: float) -> None:
     stored, dense = twins()
     rows, reference = optimizers(stored, dense)
-    layers = torch.optim.SGD(Sequential(stored, Linear(4, 2)).parameters(), lr=0.1)
+    layers = kind(Sequential(stored, Linear(4, 2)).parameters(), lr=lr)
     for _ in range(3):
         stored(ALL).sin().sum().backward()
         for optimizer in (layers, rows):
