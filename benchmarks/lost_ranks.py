@@ -4,7 +4,7 @@ Every job is the command ``distgnn train`` on two or three ranks, or a script th
 are within the first seconds, before the ranks have met; the others follow the first epoch. The survivors must end by
 themselves, in one line that names a rank or server which was lost, and must leave nothing.
 
-Prints a table, writes lost_ranks.json into --out, and ends with 1 where anybody said something else.
+Prints a table, writes lost_ranks.json into --out after each, and ends with 1 where anybody said something else.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ class Trial:
                 continue
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
+                os.kill(process.pid or 0, signal.SIGUSR1)
+                process.join(2.0)
                 yield "hangs"
             else:
                 yield "had ended" if process.exitcode == 0 else said(self.job.output(rank))
@@ -177,6 +179,7 @@ def main() -> None:
     left: list[str] = []
     odd: list[str] = []
     signals = [signal.SIGKILL] * arguments.kills + [signal.SIGSTOP] * arguments.stops
+    moments.shuffle(signals)
     kinds = itertools.cycle(itertools.product(arguments.jobs, arguments.backends))
     with Progress(console=console) as progress:
         for place, number in enumerate(progress.track(signals, description="losing ranks")):
@@ -196,14 +199,23 @@ def main() -> None:
                     server.resume()  # one that was stopped cannot end by itself
             left += trial.job.leftovers()
             shutil.rmtree(here)
+            write(arguments, found, left, odd)
     shutil.rmtree(folder)
-    report(console, arguments, found, left, odd)
+    report(console, found, left)
+    if odd or left:
+        raise SystemExit(f"somebody said something else: see {arguments.out / 'lost_ranks.txt'}")
 
 
-def report(
-    console: Console, arguments: argparse.Namespace, found: dict[str, Counter[str]], left: list[str], odd: list[str]
-) -> None:
-    """Print the table, and write it with what was odd."""
+def write(arguments: argparse.Namespace, found: dict[str, Counter[str]], left: list[str], odd: list[str]) -> None:
+    """Write what was counted, and what was odd."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    content = {"seed": arguments.seed, "by job": found, "all": sum(found.values(), Counter[str]()), "left": left}
+    (arguments.out / "lost_ranks.json").write_text(json.dumps(content, indent=1) + "\n")
+    (arguments.out / "lost_ranks.txt").write_text("\n".join(odd))
+
+
+def report(console: Console, found: dict[str, Counter[str]], left: list[str]) -> None:
+    """Print the table."""
     total = sum(found.values(), Counter[str]())
     names = ["lost", *sorted(set(total) - {"lost"})]
     table = Table("job", *names)
@@ -213,12 +225,6 @@ def report(
     table.add_row("all", *(str(total[name]) for name in names))
     console.print(table)
     console.print(f"left: {left or 'nothing'}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {"seed": arguments.seed, "by job": found, "all": total, "left": left}
-    (arguments.out / "lost_ranks.json").write_text(json.dumps(content, indent=1) + "\n")
-    if odd or left:
-        (arguments.out / "lost_ranks.txt").write_text("\n".join(odd))
-        raise SystemExit(f"somebody said something else: see {arguments.out / 'lost_ranks.txt'}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ Ranks are forked from a process that has imported what they need, so that a kill
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
+import signal
 import socket
 import time
 import uuid
@@ -34,6 +36,7 @@ def be_rank(folder: str, output: str, work: Work, environment: Mapping[str, str]
     words = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(words, 1)
     os.dup2(words, 2)
+    faulthandler.register(signal.SIGUSR1)  # says where it is, if it hangs
     import torch  # noqa: PLC0415  # the process that this one is forked from has it
 
     torch.set_num_threads(1)

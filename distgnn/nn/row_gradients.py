@@ -108,6 +108,7 @@ class RowGradients:
         self._merge(0)
         return self._gathered[0][1]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it reads numbers
     def _arrived(self, handle: Tensor) -> None:
         """Count a backward pass in, when its number is in the parameter's gradient."""
         if handle.grad is None or handle.grad.is_meta:
@@ -138,7 +139,14 @@ class RowGradients:
         return by_optimizer if abs(by_module - 1) < 1e-5 else min(by_module, by_optimizer)
 
     def _rescale(self, scale: float, *, was_written: bool = False) -> None:
-        if abs(scale - 1) < 1e-5 and not was_written:
+        if abs(scale - 1) < 1e-5:
+            if was_written:
+                self._warn(
+                    "the gradients of parameters() were written to before step(), as clip_grad_value_ and "
+                    f"clip_grad_norm_ do, and those of embedding store {self.name!r} are as they were: they are no "
+                    "part of them. Use distgnn.optim.clip_grad_norm_(model, max_norm), which counts layers and rows "
+                    "together"
+                )
             return
         if math.isfinite(scale):  # else all gradients are lost, which is said elsewhere
             self._warn(

@@ -116,6 +116,15 @@ def test_clipping_without_gradients_of_rows_is_that_of_the_layers() -> None:
     torch.testing.assert_close(clip_grad_norm_([stored, head], 1.0), expected)
 
 
+def test_clipping_by_value_says_that_it_does_not_reach_rows() -> None:
+    stored, _ = twins()
+    optimizer = SparseSGD(stored, lr=1.0)
+    stored(ALL).sum().backward()
+    torch.nn.utils.clip_grad_value_(stored.parameters(), 1e-3)
+    with pytest.warns(UserWarning, match=r"clip_grad_value_ .* 'table' are as they were.*clip_grad_norm_\(model"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("max_norm", [0.5, 1e9])
 def test_torchs_clipping_of_parameters_scales_rows_alike_and_says_what_its_norm_lacks(
     max_norm: float,
