@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from distgnn._version import __version__
-from distgnn.data.datasets import KNOWN_DATASETS
+from distgnn.data.datasets import DATASETS
 from distgnn.data.public.raw_files import CACHE_VARIABLE, DATA_VARIABLE, cache_folder
 from distgnn.distributed.rendezvous.launcher import unlaunched
 from distgnn.distributed.rendezvous.ports import usual_port
@@ -219,7 +219,7 @@ def _data() -> Finding:
         return Finding("data sets", "note", found, f"export {DATA_VARIABLE}=... to a folder of NAME/raw/ folders")
     if not Path(home).is_dir():
         return Finding("data sets", "problem", f"{DATA_VARIABLE}={home} is no folder", "make it, or unset the variable")
-    there = [name for name in KNOWN_DATASETS if Path(home, name, "raw").is_dir()]
+    there = [name for name in DATASETS if Path(home, name, "raw").is_dir()]
     return Finding("data sets", "ok", f"in {home}: {', '.join(there) or 'none'}")
 
 

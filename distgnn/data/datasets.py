@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,25 +23,9 @@ from distgnn.data.tables.custom import load_custom_graph
 from distgnn.errors import UnknownDatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-TU_DATASETS = (
-    "MUTAG",
-    "PROTEINS",
-    "NCI1",
-    "PTC_MR",
-    "IMDB-BINARY",
-    "IMDB-MULTI",
-    "REDDIT-BINARY",
-    "REDDIT-MULTI-5K",
-    "COLLAB",
-    "ENZYMES",
-    "DD",
-    "Cuneiform",
-)
-PLANETOID_DATASETS = ("Cora", "CiteSeer", "PubMed")
 LARGE_GRAPH = "CustomLargeGraph"
-KNOWN_DATASETS = (*TU_DATASETS, *PLANETOID_DATASETS, LARGE_GRAPH)
 
 MAX_ONE_HOT_DEGREE = 500
 TU_PARTS = ("A", "graph_indicator", "graph_labels")
@@ -108,11 +93,7 @@ def load_dataset(name: str, *, root: str | Path | None = None, **options: Any) -
         TypeError: An option that this data set does not take.
     """
     folder = None if root is None else Path(root)
-    if name == LARGE_GRAPH:
-        return _load_large_graph(**options)
-    if name in PLANETOID_DATASETS:
-        return _load_planetoid(name, folder, **options)
-    return _load_tu(name, folder, **options)
+    return DATASETS.get(name, _load_tu)(name, folder, **options)
 
 
 def _load_tu(
@@ -124,11 +105,11 @@ def _load_tu(
 ) -> LoadedDataset:
     files = tuple(f"{name}_{part}.txt" for part in TU_PARTS)
     public = PublicDataset(name, files, f"{TUDataset.url}/{name}.zip")
-    if name not in TU_DATASETS and find_raw_files(public, root) is None:
+    if name not in DATASETS and find_raw_files(public, root) is None:
         raise UnknownDatasetError(_unknown(name, files))
     raw = raw_files(public, root)
     found = GraphSet(**kept(public, raw, lambda: vars(read_graph_set(raw, name))))
-    if name not in TU_DATASETS:
+    if name not in DATASETS:
         tell(found, raw, name)
     graphs = _graphs(found, name, use_node_attr=use_node_attr, use_edge_attr=use_edge_attr)
     if graphs[0].x is None:
@@ -144,7 +125,7 @@ def _graphs(found: GraphSet, name: str, *, use_node_attr: bool | None, use_edge_
         ("edge", use_edge_attr, found.edge_attributes, found.edge_labels),
     ):
         used = not labels.size(1) if asked is None else asked
-        if attributes.size(1) and asked is None and not used and name not in TU_DATASETS:
+        if attributes.size(1) and asked is None and not used and name not in DATASETS:
             note(f"{name}_{kind}_attributes.txt is not used beside {kind} labels; give use_{kind}_attr=True in Python")
         columns[kind] = torch.cat([attributes, labels], dim=1) if used else labels
     counts = found.graph.bincount()
@@ -173,13 +154,16 @@ def _load_planetoid(name: str, root: Path | None) -> LoadedDataset:
     return _described(name, "node", [graph], int(graph.y.max()) + 1)
 
 
-def _load_large_graph(*, edges: str | Path | None = None, **options: Any) -> LoadedDataset:
+def _load_large_graph(
+    name: str, root: Path | None, *, edges: str | Path | None = None, **options: Any
+) -> LoadedDataset:
     if edges is None:
         graph = generate_graph(**{"num_nodes": 20_000, "num_edges": 200_000, **options})
     else:
         graph = load_custom_graph(edges, **options)
+    del root  # its files are given one by one
     num_classes = 0 if graph.y is None else int(graph.y.max()) + 1
-    return _described(LARGE_GRAPH, "node", [graph], num_classes)
+    return _described(name, "node", [graph], num_classes)
 
 
 def _with_degrees(graphs: list[Data]) -> list[Data]:
@@ -210,11 +194,34 @@ def _described(name: str, task: Literal["graph", "node"], graphs: list[Data], nu
 
 
 def _unknown(name: str, files: Sequence[str]) -> str:
-    by_lower_case = {known.lower(): known for known in KNOWN_DATASETS}
+    by_lower_case = {known.lower(): known for known in DATASETS}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     meant = f"; did you mean {by_lower_case[close[0]]}?" if close else "."
     return (
-        f"no data set is called {name!r}{meant} Known are {', '.join(KNOWN_DATASETS)}. Any other TUDataset is read "
+        f"no data set is called {name!r}{meant} Known are {', '.join(DATASETS)}. Any other TUDataset is read "
         f"from its raw files: put {', '.join(files)} into DIR/{name}/raw "
         f"and give DIR as {DATA_VARIABLE} or as root (--root)"
     )
+
+
+DATASETS: Mapping[str, Callable[..., LoadedDataset]] = MappingProxyType(
+    {
+        "MUTAG": _load_tu,
+        "PROTEINS": _load_tu,
+        "NCI1": _load_tu,
+        "PTC_MR": _load_tu,
+        "IMDB-BINARY": _load_tu,
+        "IMDB-MULTI": _load_tu,
+        "REDDIT-BINARY": _load_tu,
+        "REDDIT-MULTI-5K": _load_tu,
+        "COLLAB": _load_tu,
+        "ENZYMES": _load_tu,
+        "DD": _load_tu,
+        "Cuneiform": _load_tu,
+        "Cora": _load_planetoid,
+        "CiteSeer": _load_planetoid,
+        "PubMed": _load_planetoid,
+        LARGE_GRAPH: _load_large_graph,
+    }
+)
+"""The loaders of data sets by name; other sets of graphs in TU's layout are read as TUDatasets are."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from distgnn.errors import ConfigError
 from distgnn.storage.toolkit.sampling import derive_seed, sample_without_replacement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -35,7 +36,6 @@ weights, options = weights.astype(width, copy=False), pymetis.Options(seed=int(s
 _, parts = pymetis.part_graph(int(sys.argv[2]), graph, eweights=weights, options=options)
 sys.stdout.buffer.write(np.array(parts, dtype=np.int32).tobytes())
 """
-METHODS = ("metis", "hash", "range")
 
 
 def assign_nodes(edge_index: Tensor, num_nodes: int, num_parts: int, *, method: str = "metis", seed: int = 0) -> Tensor:
@@ -57,14 +57,9 @@ def assign_nodes(edge_index: Tensor, num_nodes: int, num_parts: int, *, method: 
         ConfigError: No such method or number of parts, or METIS is not installed.
     """
     check_method(num_parts, method)
-    nodes = torch.arange(num_nodes)
-    if num_parts == 1 or method == "range":
-        return (nodes * num_parts // max(num_nodes, 1)).int()
-    if method == "hash":
-        # Choosing one of num_parts is a hash of the node.
-        chosen = sample_without_replacement(nodes.numpy(), np.full(num_nodes, num_parts), 1, seed)
-        return torch.from_numpy(chosen).flatten().int()
-    return _metis(edge_index, num_nodes, num_parts, seed) if num_parts < num_nodes else nodes.int()
+    if num_parts == 1:
+        return torch.zeros(num_nodes, dtype=torch.int32)
+    return METHODS[method](edge_index, num_nodes, num_parts, seed)
 
 
 def default_method() -> str:
@@ -84,11 +79,25 @@ def check_method(num_parts: int, method: str) -> None:
         raise ConfigError(f"a graph has at least 1 part, not {num_parts}")
 
 
+def _range(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:
+    del edge_index, seed
+    return (torch.arange(num_nodes) * num_parts // max(num_nodes, 1)).int()
+
+
+def _hash(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:
+    del edge_index
+    # A sample of one of num_parts is a hash of the node.
+    chosen = sample_without_replacement(np.arange(num_nodes), np.full(num_nodes, num_parts), 1, seed)
+    return torch.from_numpy(chosen).flatten().int()
+
+
 def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:
     if find_spec("pymetis") is None:
         raise ConfigError(
             "method 'metis' needs the package pymetis: pip install 'distgnn[metis]'; or choose the method hash or range"
         )
+    if num_parts >= num_nodes:
+        return torch.arange(num_nodes, dtype=torch.int32)
     # An edge counts as often as it is there, in either direction, so that METIS cuts the least of the edges given.
     sources, destinations = edge_index.numpy()
     pairs = np.concatenate([sources * num_nodes + destinations, destinations * num_nodes + sources])
@@ -122,3 +131,9 @@ def _aside(arrays: Sequence[NDArray[np.int64]], num_parts: int, seed: int) -> ND
         why = errors.decode(errors="replace").strip().rpartition("\n")[2] or "it may have had too little memory"
         raise ConfigError(f"METIS ended with code {metis.returncode}: {why}; choose the method hash or range")
     return np.frombuffer(bytearray(parts), np.int32)
+
+
+METHODS: Mapping[str, Callable[[Tensor, int, int, int], Tensor]] = MappingProxyType(
+    {"metis": _metis, "hash": _hash, "range": _range}
+)
+"""How nodes are assigned, by name: of edges ``[2, E]``, and numbers of nodes and parts, and a seed."""
