@@ -27,11 +27,10 @@ def keywords_after_widths(init: Callable[Arguments, None]) -> Callable[Arguments
     PyG's GIN has ``num_layers, out_channels`` behind the two widths; here it was ``out_channels, num_layers``. A call
     with ``use_dist_...`` is none of PyG's: it is read as it was, with a warning.
     """
-    name = init.__qualname__.partition(".")[0]
 
     @functools.wraps(init)
     def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        widths, others = args[1:3], args[3:]
+        name, widths, others = type(args[0]).__name__, args[1:3], args[3:]
         if others:
             given = ", ".join(map(repr, args[1:]))
             text = (

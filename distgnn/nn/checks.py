@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ def check_model(
             "layers: DistributedGINConv, DistributedGINEConv"
         )
     check_features(x, None if model.in_channels == -1 else model.in_channels, "model")
-    if edge_weight is not None or (not model.uses_edge_attr and edge_attr is not None and edge_attr.dim() == 1):
+    if edge_weight is not None or (not model.supports_edge_attr and edge_attr is not None and edge_attr.dim() == 1):
         raise GraphInputError(
             "the sums of GIN and GINE have no weights, a number an edge (PyG's GIN leaves edge_weight out in silence): "
             "give them to DistributedGINE(..., edge_dim=1) as features, edge_attr=edge_weight.view(-1, 1)"
@@ -167,6 +169,30 @@ def check_edge_index(edge_index: Adj, num_nodes: int | None) -> None:
         counted = "; it seems to count from 1: subtract 1" if low == 1 and high == num_nodes else ""
         raise GraphInputError(
             f"edge_index holds nodes {low} to {high}, the graph has nodes 0 to {num_nodes - 1}{counted}"
+        )
+
+
+def takes_pairs(conv: Module) -> bool:
+    """Return whether a layer takes the rows of sources and of destinations apart, by the annotation of its ``x``."""
+    x = next(iter(inspect.signature(conv.forward).parameters.values())).annotation
+    return x in {inspect.Parameter.empty, Any, "Any"} or re.search("(?i)pair|tuple", str(x)) is not None
+
+
+def check_pairs(conv: Module, *, takes_pairs: bool) -> None:
+    """Refuse a layer that cannot be sure to compute a node's output from its own row and its in-edges alone.
+
+    Args:
+        conv: The layer.
+        takes_pairs: What :func:`takes_pairs` returned for it.
+
+    Raises:
+        GraphInputError: It takes one matrix, and may look at the degrees of sources, which a part does not know.
+    """
+    if not takes_pairs:
+        raise GraphInputError(
+            f"{type(conv).__name__} takes one matrix for sources and destinations, so its outputs may depend on edges "
+            "that a part of a graph, or a batch of nodes, does not have: run the model on the whole graph or on "
+            "samples, or use a layer whose forward takes x=(x_src, x_dst) as well, such as SAGEConv or GATConv"
         )
 
 

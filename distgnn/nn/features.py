@@ -87,3 +87,18 @@ class StoredFeatures(Module):
         if self.lin is not None:
             embeddings = self.lin(embeddings.to(self.lin.weight.dtype))
         return embeddings if features is None else features + embeddings.to(features.dtype)
+
+
+def set_num_embeddings(features: StoredFeatures | None, count: int | None, flag: str) -> None:
+    """Size the store behind ``features``, if a number is given.
+
+    Raises:
+        GraphInputError: A number is given, but the layer was made without ``flag``.
+    """
+    if count is None:
+        return
+    if features is None:
+        raise GraphInputError(
+            f"set_num_embeddings got {count} for an embedding that this layer has not: set {flag}=True"
+        )
+    features.embedding.set_num_embeddings(count)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.storage.protocols import TensorStore
     from distgnn.train.session import Session
     from distgnn.train.stored import StoredGraph
@@ -47,7 +47,7 @@ class StoredEvaluation:
         self._session, self._progress, self._refresh = session, progress, refresh
 
     @torch.no_grad()
-    def __call__(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def __call__(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield the name of a set, and scores and labels of this rank's part of it, piece by piece."""
         rank, world_size = self._session.rank, self._session.world_size
         with closing(self.infer(model)) as outputs:
@@ -57,7 +57,7 @@ class StoredEvaluation:
                     mine = slice(start + rank, min(start + _PIECE * world_size, len(labels)), world_size)
                     yield part, task.scores(outputs.read, ids[..., mine]), labels[mine]
 
-    def infer(self, model: DistributedGIN) -> TensorStore:
+    def infer(self, model: DistributedGNN) -> TensorStore:
         """Compute the outputs of all nodes; close them when they are done with."""
         return model.inference(
             self._graph.structure,

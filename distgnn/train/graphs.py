@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
     from distgnn.data import LoadedDataset
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.train.session import Session
     from distgnn.train.tasks import Task
 
@@ -50,7 +50,7 @@ class Graphs:
         self._epoch = 0
         self._held_out = tuple(part for part in HELD_OUT if part in split)
 
-    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGNN, first: int = 0) -> Iterator[Step]:
         """Yield batches in another order in each epoch."""
         del model
         positions = torch.tensor(self._split["train"])
@@ -59,7 +59,7 @@ class Graphs:
         self._epoch = epoch
         return self._steps(self._batches(positions[order])[first:])
 
-    def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go through the held-out graphs."""
         for part in self._held_out:
             for step in self._steps(torch.split(torch.tensor(self._split[part]), _EVALUATION_BATCH)):

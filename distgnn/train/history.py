@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
     from distgnn.train.stored import StoredGraph
@@ -54,7 +54,7 @@ class Histories:
         held_out = {part: (graph.targets[part], self._labels[graph.targets[part]]) for part in HELD_OUT}
         self._evaluation = StoredEvaluation(graph, held_out, session, progress, refresh=True)
 
-    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGNN, first: int = 0) -> Iterator[Step]:
         """Go through all nodes; when rows would be too old, those of all nodes are computed anew before."""
         self._loader.batch_sampler.set_epoch(epoch - 1, first)
         shown = self._progress.add_task(f"steps of epoch {epoch}", total=len(self._loader), completed=first)
@@ -69,6 +69,6 @@ class Histories:
             self._progress.advance(shown)
         self._progress.remove_task(shown)
 
-    def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Compute the outputs of all nodes; afterwards the histories are as new."""
         return self._evaluation(model, task)

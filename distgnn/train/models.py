@@ -9,11 +9,12 @@ from distgnn.nn import DistributedGIN, DistributedGINE
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
+    from distgnn.nn import DistributedGNN
     from distgnn.storage.protocols import Backend
     from distgnn.train.config import TrainConfig
 
 
-def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *, prefix: str = "") -> DistributedGIN:
+def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *, prefix: str = "") -> DistributedGNN:
     """Make the model that ``config`` asks for, sized to the data set, with its stores in a backend.
 
     Args:
@@ -48,7 +49,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *,
     out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
     options |= {"num_layers": config.num_layers, "out_channels": out_channels}
     if config.model == "gin":
-        model = DistributedGIN(in_channels, config.hidden_channels, **options)
+        model: DistributedGNN = DistributedGIN(in_channels, config.hidden_channels, **options)
     else:
         edge_dim = dataset.edge_dim or config.edge_embedding_dim
         if edge_dim is None or not (dataset.edge_dim or config.use_dist_edge_embedding):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
     from torch_geometric.loader import LinkLoader, NodeLoader
 
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
     from distgnn.train.stored import StoredGraph
@@ -62,7 +62,7 @@ class Sampled:
         held_out = {part: self._labelled(part, 0) for part in HELD_OUT}
         self._evaluation = StoredEvaluation(graph, held_out, session, progress)
 
-    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGNN, first: int = 0) -> Iterator[Step]:
         """Sample batches; their order, and negative pairs, are others in each epoch."""
         del model
         ids, labels = self._labelled("train", epoch)
@@ -75,7 +75,7 @@ class Sampled:
             self._progress.advance(shown)
         self._progress.remove_task(shown)
 
-    def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Compute the outputs of all nodes, with all their neighbors."""
         return self._evaluation(model, task)
 

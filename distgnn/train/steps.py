@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch_geometric.data import Data
 
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.train.tasks import Task
 
 
@@ -67,14 +67,14 @@ class Step:
 class Steps(Protocol):
     """The steps of a trial. All ranks make the same number of them."""
 
-    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGNN, first: int = 0) -> Iterator[Step]:
         """Yield this rank's part of every batch of an epoch but the ``first`` ones; also where it is empty.
 
         Epochs count from 1. What a step is does not depend on the global random numbers, nor are they drawn from.
         """
         ...
 
-    def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield the name of a held-out set, and scores and labels of this rank's part of it, perhaps in pieces."""
         ...
 
@@ -90,13 +90,13 @@ class FullBatch:
     def __init__(self, data: Data, targets: Callable[[str, int], Targets]) -> None:
         self._data, self._targets = data, targets
 
-    def train(self, epoch: int, model: DistributedGIN, first: int = 0) -> Iterator[Step]:
+    def train(self, epoch: int, model: DistributedGNN, first: int = 0) -> Iterator[Step]:
         """Yield the graph once."""
         del model
         if not first:
             yield Step(self._data, self._targets("train", epoch))
 
-    def evaluate(self, model: DistributedGIN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Run the model once for all sets."""
         out = outputs(model, self._data)
         for part in HELD_OUT:

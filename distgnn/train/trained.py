@@ -26,7 +26,7 @@ from distgnn.train.session import Session
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distgnn.nn import DistributedGIN
+    from distgnn.nn import DistributedGNN
     from distgnn.report.folder import RunFolder
     from distgnn.storage.protocols import Backend
     from distgnn.train.epoch import Epoch
@@ -138,7 +138,7 @@ def find_model(folder: Path, trial: int) -> Path | None:
     return found[-1] if found else None
 
 
-def load_run(folder: str, *, trial: int = 0, backend: str | Backend | None = None) -> DistributedGIN:
+def load_run(folder: str, *, trial: int = 0, backend: str | Backend | None = None) -> DistributedGNN:
     """Bring back the model that a run has left, ready to predict.
 
     Its stored embeddings are in tables of their own, whose names begin with ``run-``; ``model.close()`` frees them.

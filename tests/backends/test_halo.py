@@ -25,7 +25,7 @@ from distgnn.checkpoint import Checkpoint
 from distgnn.data import load_custom_graph, load_dataset
 from distgnn.graph import cut_part, load_part, partition_graph
 from distgnn.graph.partition.assign import assign_nodes
-from distgnn.nn import DistributedGIN, DistributedGINE, StoredActivation
+from distgnn.nn import DistributedGIN, DistributedGINE, DistributedGNN, StoredActivation
 from distgnn.nn.aggregation import layout
 from distgnn.optim import SparseAdam, SparseOptimizer, SparseSGD
 from distgnn.train.session import Session
@@ -83,7 +83,7 @@ def assert_close(tensors: Sequence[Tensor], expected: Sequence[Tensor], toleranc
         torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * scale)
 
 
-def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> DistributedGIN:
+def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> DistributedGNN:
     torch.manual_seed(0)
     sizes = (graph.num_features, 8)
     options |= {
@@ -96,7 +96,7 @@ def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> Dist
     if kind != "GIN alone":
         options |= {"use_dist_embedding": True, "embedding_dim": 4, "embedding_name": "nodes", "embedding_std": 0.5}
     if kind == "GINE":
-        model: DistributedGIN = DistributedGINE(
+        model: DistributedGNN = DistributedGINE(
             *sizes,
             edge_dim=2,
             use_dist_edge_embedding=True,
@@ -248,7 +248,7 @@ def test_it_does_on_graphs_that_are_published(
     assert_trains_alike("GINE", graph, part, opened, "adam", monkeypatch, steps=2)
 
 
-def gradients_of(loss: Tensor, model: DistributedGIN) -> list[Tensor]:
+def gradients_of(loss: Tensor, model: DistributedGNN) -> list[Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
 
@@ -284,7 +284,7 @@ def test_layer_stores_may_be_used_again_before_a_backward(way: str, opened: Back
 class StaleParts:
     """PyG's GIN over all parts at once: between refreshes, rows of other parts are constants of the last one."""
 
-    def __init__(self, model: DistributedGIN, graph: Data, parts: Tensor, staleness: int) -> None:
+    def __init__(self, model: DistributedGNN, graph: Data, parts: Tensor, staleness: int) -> None:
         self.model = GIN(5, 8, 3, CLASSES, train_eps=True)
         self.model.load_state_dict(model.state_dict())
         self._graph, self._parts, self._staleness = graph, parts, staleness
@@ -338,7 +338,7 @@ def test_a_job_that_goes_on_reads_the_rows_that_earlier_steps_left(way: str, ope
     part.halo = replace(part.halo, history=way == "history")
     folder = Path(session.texts(str(tmp_path))[0]) / "saved"
 
-    def start() -> tuple[DistributedGIN, Checkpoint, Callable[[], list[float]]]:
+    def start() -> tuple[DistributedGNN, Checkpoint, Callable[[], list[float]]]:
         model = make_model("GIN alone", graph, opened, halo_staleness=3 if way == "stale" else 0)
         wrapped, optimizer = session.wrap(model, sync_batch_norm=True), torch.optim.SGD(model.parameters(), lr=0.001)
 

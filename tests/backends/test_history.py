@@ -17,7 +17,7 @@ from torch_geometric.nn import GIN
 from distgnn import GraphSpec, TensorSpec
 from distgnn.backends.memory import MemoryBackend
 from distgnn.graph import batch_halo, neighbor_loader
-from distgnn.nn import Ages, DistributedGIN, DistributedGINE, StoredEmbedding
+from distgnn.nn import Ages, DistributedGIN, DistributedGINE, DistributedGNN, StoredEmbedding
 from distgnn.train.session import Session
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def make_loader(backend: Backend, graph: Data) -> NodeLoader:
     return neighbor_loader((features, structure), [-1], edge_features=edge_attr, backend=backend, **OPTIONS)
 
 
-def make_model(kind: str, backend: Backend) -> DistributedGIN:
+def make_model(kind: str, backend: Backend) -> DistributedGNN:
     torch.manual_seed(0)
     sizes = (5, 8)
     options: dict[str, Any] = {
@@ -73,7 +73,7 @@ def make_model(kind: str, backend: Backend) -> DistributedGIN:
         return DistributedGIN(*sizes, **options)
     options |= {"use_dist_embedding": True, "embedding_dim": 4, "embedding_name": "nodes", "embedding_std": 0.5}
     if kind == "GIN":
-        model = DistributedGIN(*sizes, **options)
+        model: DistributedGNN = DistributedGIN(*sizes, **options)
         model.set_num_embeddings(NUM_NODES)
         return model
     edges: dict[str, Any] = {"use_dist_edge_embedding": True, "edge_embedding_dim": 3, "edge_embedding_name": "edges"}
@@ -111,7 +111,7 @@ def test_after_a_pass_for_every_layer_the_outputs_are_those_of_the_full_graph(ki
 class Histories:
     """PyG's GIN, whose layers' outputs for the nodes of other batches are constants: what was pushed last."""
 
-    def __init__(self, model: DistributedGIN, graph: Data) -> None:
+    def __init__(self, model: DistributedGNN, graph: Data) -> None:
         self.model = GIN(5, 8, LAYERS, CLASSES, train_eps=True)
         self.model.load_state_dict(model.state_dict())
         self._graph = graph

@@ -19,7 +19,7 @@ import distgnn
 from distgnn import CheckpointError, CheckpointFormatError, CheckpointNotFoundError
 from distgnn.checkpoint import Checkpoint
 from distgnn.data import generate_graph
-from distgnn.nn import DistributedGIN
+from distgnn.nn import DistributedGIN, DistributedGNN
 from distgnn.train import load_run, run
 from distgnn.train.config import TrainConfig
 from distgnn.train.session import Session
@@ -57,7 +57,7 @@ def metrics() -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def accuracy_of(model: DistributedGIN) -> float:
+def accuracy_of(model: DistributedGNN) -> float:
     graph = generate_graph(*SIZES.values(), seed=0)
     scores = model(None, graph.edge_index, node_ids=torch.arange(graph.num_nodes))
     return float(accuracy_score(graph.y[graph.test_mask], scores.argmax(-1)[graph.test_mask]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -14,15 +14,47 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-    from torch_geometric.nn import MessagePassing
+    from torch_geometric.nn import GINConv, GINEConv, Linear
     from torch_geometric.typing import Adj, OptPairTensor, Size
 
     from distgnn.nn.aggregation.layout import Layout
     from distgnn.nn.halo import Meanwhile
 
 
+@runtime_checkable
+class SumsOverHalo(Protocol):
+    """A layer that sums over own nodes while the rows of the halo are on their way.
+
+    Its forward takes ``x=(rows, own)`` with :class:`~distgnn.nn.halo.Extended` rows. A layer without this member is
+    given them once they have arrived.
+    """
+
+    def sum_messages(
+        self, x: tuple[Tensor | Extended, Tensor | None], edge_index: Adj, edge_attr: Tensor | None = None
+    ) -> tuple[Tensor | None, OptPairTensor]:
+        """Sum the messages into each node, as :func:`sum_messages` does."""
+        ...
+
+
+class EdgeRows(NamedTuple):
+    """The features of edges, and what maps them to the width of the nodes'.
+
+    Args:
+        values: ``[E, D]``.
+        lin: The map, or None.
+    """
+
+    values: Tensor | None
+    lin: Linear | None
+
+
 def sum_messages(
-    conv: MessagePassing, message: Callable[..., Tensor], x: Any, edge_index: Adj, edge_attr: Tensor | None, size: Size
+    conv: GINConv | GINEConv,
+    message: Callable[..., Tensor],
+    x: Any,
+    edge_index: Adj,
+    edges: EdgeRows | None,
+    size: Size,
 ) -> tuple[Tensor | None, OptPairTensor]:
     """Sum the messages into each node.
 
@@ -31,7 +63,7 @@ def sum_messages(
         message: As for :func:`~distgnn.nn.aggregation.layout.find_layout`.
         x: Source and destination features; sources may be :class:`~distgnn.nn.halo.Extended`.
         edge_index: The edges.
-        edge_attr: Of GINE; GIN has none.
+        edges: Of GINE; GIN has none.
         size: As in ``propagate``.
 
     Returns:
@@ -42,32 +74,32 @@ def sum_messages(
     taken = destinations is not None and not conv.eps.requires_grad and _stays(sources, conv.eps)
     if isinstance(sources, Extended):
         taken = taken and destinations is sources.own
-        sums = _sum_in_two(conv, message, sources, edge_index, edge_attr, taken=taken)
+        sums = _sum_in_two(conv, message, sources, edge_index, edges, taken=taken)
         if sums is not None:
             return sums, (sources.own, None if taken else destinations)
         x = sources.together(), destinations
     layout = find_layout(conv, message, edge_index, x, size)
-    if layout is None or not _fits(conv, edge_attr, layout.edges.size(1), x[0].size(1)):
+    if layout is None or not _fits(edges, layout.edges.size(1), x[0].size(1)):
         return None, x
     taken = taken and destinations is x[0]
-    sums = _sum(x[0], _transformed(conv, edge_attr), layout, _times(conv, taken=taken))
+    sums = _sum(x[0], _mapped(edges), layout, _times(conv, taken=taken))
     return sums, (x[0], None if taken else destinations)
 
 
 def _sum_in_two(
-    conv: MessagePassing,
+    conv: GINConv | GINEConv,
     message: Callable[..., Tensor],
     sources: Extended,
     edge_index: Adj,
-    edge_attr: Tensor | None,
+    edges: EdgeRows | None,
     *,
     taken: bool,
 ) -> Tensor | None:
     """Sum over own nodes while the rows of the halo are on their way, then over the halo."""
     split = find_split_layout(conv, message, edge_index, sources.own, sources.num_halo)
-    if split is None or not _fits(conv, edge_attr, split.num_edges, sources.own.size(1)):
+    if split is None or not _fits(edges, split.num_edges, sources.own.size(1)):
         return None
-    times, edge_attr = _times(conv, taken=taken), _transformed(conv, edge_attr)
+    times, edge_attr = _times(conv, taken=taken), _mapped(edges)
     inner, outer = (None, None) if edge_attr is None else edge_attr.tensor_split([split.count])
     sums, halo = sources.beside(lambda own, meanwhile: _sum(own, inner, split.inner, times, meanwhile))
     return sums.index_add_(0, split.entered, _sum(halo, outer, split.outer))
@@ -87,20 +119,22 @@ def _stays(sources: Any, eps: Tensor) -> bool:
     return bool(torch.promote_types(rows.dtype, eps.dtype) == rows.dtype)
 
 
-def _times(conv: MessagePassing, *, taken: bool) -> float:
+def _times(conv: GINConv | GINEConv, *, taken: bool) -> float:
     """Return how many times the sums take a node's own row along."""
     return 1 + float(conv.eps) if taken else 0.0
 
 
-def _transformed(conv: MessagePassing, edge_attr: Tensor | None) -> Tensor | None:
-    lin = getattr(conv, "lin", None)
-    return edge_attr if edge_attr is None or lin is None else lin(edge_attr)
+def _mapped(edges: EdgeRows | None) -> Tensor | None:
+    if edges is None or edges.values is None or edges.lin is None:
+        return None if edges is None else edges.values
+    mapped: Tensor = edges.lin(edges.values)
+    return mapped
 
 
-def _fits(conv: MessagePassing, edge_attr: Tensor | None, num_edges: int, width: int) -> bool:
-    """Tell whether edge features, where a layer has any, are such as can be added to those of nodes."""
-    if not hasattr(conv, "lin"):
+def _fits(edges: EdgeRows | None, num_edges: int, width: int) -> bool:
+    """Return whether edge features, where a layer has any, are such as can be added to those of nodes."""
+    if edges is None:
         return True
-    if not is_matrix(edge_attr) or edge_attr.size(0) != num_edges:
+    if not is_matrix(edges.values) or edges.values.size(0) != num_edges:
         return False
-    return width == (edge_attr.size(1) if conv.lin is None else conv.lin.out_channels)
+    return width == (edges.values.size(1) if edges.lin is None else edges.lin.out_channels)

@@ -11,12 +11,12 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
-from distgnn.nn.aggregation.messages import sum_messages
+from distgnn.nn.aggregation.messages import EdgeRows, sum_messages
 from distgnn.nn.arguments import check_keywords
 from distgnn.nn.checks import check_features
 from distgnn.nn.conv.masked import Masked
 from distgnn.nn.embedding import default_name
-from distgnn.nn.features import StoredFeatures
+from distgnn.nn.features import StoredFeatures, set_num_embeddings
 from distgnn.nn.halo import Extended
 from distgnn.storage.protocols import Backend
 
@@ -113,7 +113,7 @@ class DistributedGINConv(Masked, GINConv):
 
         out: OptTensor = None
         if not is_scripting():
-            out, x = sum_messages(self, GINConv.message, x, edge_index, None, size)
+            out, x = self.sum_messages(x, edge_index, None, size)
         if out is None:
             # propagate_type: (x: OptPairTensor)
             out = self.propagate(edge_index, x=x, size=size)
@@ -124,6 +124,16 @@ class DistributedGINConv(Masked, GINConv):
 
         result: Tensor = self.nn(out)
         return result
+
+    def sum_messages(
+        self,
+        x: Any,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,  # noqa: ARG002  # GIN has none
+        size: Size = None,
+    ) -> Tuple[OptTensor, OptPairTensor]:
+        """Sum the messages into each node where they lie; see :class:`~distgnn.nn.SumsOverHalo`."""
+        return sum_messages(self, GINConv.message, x, edge_index, None, size)
 
 
 class DistributedGINEConv(Masked, GINEConv):
@@ -238,7 +248,7 @@ class DistributedGINEConv(Masked, GINEConv):
 
         out: OptTensor = None
         if not is_scripting():
-            out, x = sum_messages(self, GINEConv.message, x, edge_index, edge_attr, size)
+            out, x = self.sum_messages(x, edge_index, edge_attr, size)
         if out is None:
             # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
             out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
@@ -250,20 +260,11 @@ class DistributedGINEConv(Masked, GINEConv):
         result: Tensor = self.nn(out)
         return result
 
-
-def set_num_embeddings(features: Optional[StoredFeatures], count: Optional[int], flag: str) -> None:
-    """Size the store behind ``features``, if a number is given.
-
-    Raises:
-        GraphInputError: A number is given, but the layer was made without ``flag``.
-    """
-    if count is None:
-        return
-    if features is None:
-        raise GraphInputError(
-            f"set_num_embeddings got {count} for an embedding that this layer has not: set {flag}=True"
-        )
-    features.embedding.set_num_embeddings(count)
+    def sum_messages(
+        self, x: Any, edge_index: Adj, edge_attr: OptTensor = None, size: Size = None
+    ) -> Tuple[OptTensor, OptPairTensor]:
+        """Sum the messages into each node where they lie; see :class:`~distgnn.nn.SumsOverHalo`."""
+        return sum_messages(self, GINEConv.message, x, edge_index, EdgeRows(edge_attr, self.lin), size)
 
 
 def edge_inputs(

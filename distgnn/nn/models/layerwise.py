@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
 from torch.nn import Module
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.activations import StoredActivation
-from distgnn.nn.conv import DistributedGINConv, DistributedGINEConv
+from distgnn.nn.checks import check_pairs
 from distgnn.nn.halo import Extended
+from distgnn.nn.inference import infer_by_layers
 from distgnn.storage.protocols import GraphStore
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ class LayerwiseModel(Module):
 
     in_channels: int
     num_layers: int
+    sums_over_halo: list[bool]
+    takes_pairs: list[bool]
     node_features: StoredFeatures | None
     convs: ModuleList
     norms: ModuleList
     supports_norm_batch: bool
     act: Callable[[Tensor], Tensor] | None
     act_first: bool
-    uses_edge_attr = False
+    supports_edge_attr: ClassVar[bool] = False
     dropout: Dropout
     jk: Module | None
     lin: Module | None
@@ -77,8 +80,6 @@ class LayerwiseModel(Module):
             GraphInputError: The model normalizes over all nodes at once, or has no stores to refresh.
             ValueError: A batch of no nodes.
         """
-        from distgnn.graph.inference import infer_by_layers  # noqa: PLC0415  # layers do without PyG's loaders
-
         if not isinstance(graph, GraphStore):
             raise GraphInputError(
                 f"inference goes through a stored graph, not a {type(graph).__name__}: pass a GraphStore and "
@@ -146,12 +147,10 @@ class LayerwiseModel(Module):
         batch_size: int | None = None,
     ) -> Tensor:
         conv, norm = self.convs[index], self.norms[index]
-        if (
-            isinstance(h, tuple)
-            and isinstance(h[0], Extended)
-            and not isinstance(conv, DistributedGINConv | DistributedGINEConv)
-        ):
-            h = h[0].together(), h[1]
+        if isinstance(h, tuple):
+            check_pairs(conv, takes_pairs=self.takes_pairs[index])
+            if isinstance(h[0], Extended) and not self.sums_over_halo[index]:
+                h = h[0].together(), h[1]
         out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
         if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
             out = self.act(out) if self.act is not None and self.act_first else out
@@ -161,8 +160,5 @@ class LayerwiseModel(Module):
                 out = self.dropout(out)
         return out
 
-    def _edge_features(self) -> StoredFeatures | None:
-        return None
-
     def _edge_inputs(self, edge_index: Adj, edge_attr: Tensor | None, edge_ids: Tensor | None) -> Tensor | None:  # noqa: ARG002
-        return None
+        return edge_attr if self.supports_edge_attr else None

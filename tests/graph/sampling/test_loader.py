@@ -27,7 +27,7 @@ from distgnn.graph import (
     open_in_degrees,
     weighted_messages,
 )
-from distgnn.nn import DistributedGIN, DistributedGINE
+from distgnn.nn import DistributedGIN, DistributedGINE, DistributedGNN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ def test_batches_are_the_same_with_workers_and_after_an_epoch_that_was_broken_of
 
 @pytest.mark.parametrize("model", [DistributedGIN, DistributedGINE])
 def test_weighted_sums_over_samples_are_unbiased_estimates_of_the_full_sums(
-    model: type[DistributedGIN], graph: GraphStore, data: Data, stores: dict[str, TensorStore]
+    model: type[DistributedGNN], graph: GraphStore, data: Data, stores: dict[str, TensorStore]
 ) -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"edge_dim": 2} if model is DistributedGINE else {}
