@@ -92,7 +92,8 @@ def said(output: str) -> str:
         return "nothing"
     if "is gone" in lines[-1] or "is silent" in lines[-1] or "are gone" in lines[-1] or "are silent" in lines[-1]:
         return "named" if NAMED.search(lines[-1]) else "nobody named"
-    return "did not come" if "came to the start of the job" in lines[-1] or "found no job" in lines[-1] else "other"
+    late = ("came to the start of the job", "found no job", "does not listen after")
+    return "did not come" if any(words in lines[-1] for words in late) else "other"
 
 
 class Trial:
