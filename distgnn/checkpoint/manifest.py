@@ -142,6 +142,16 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointNotFoundError: There is none.
         CheckpointFormatError: It was cut off or changed, or was written by a newer distgnn, or is something else.
     """
+    return read_any_manifest(folder)[1]
+
+
+def read_any_manifest(folder: Path) -> tuple[int, Manifest]:
+    """Read it with the version of its format.
+
+    Raises:
+        CheckpointNotFoundError: There is none.
+        CheckpointFormatError: It was cut off or changed, or was written by a newer distgnn, or is something else.
+    """
     path = folder / MANIFEST
     if path.exists() and not path.is_file():
         raise CheckpointFormatError(f"{path} is no regular file; {_AGAIN}")
@@ -168,7 +178,7 @@ def read_manifest(folder: Path) -> Manifest:
         digest = hashlib.sha256(_canonical(content).encode()).hexdigest()
         if found["sha256"] != digest:
             raise CheckpointFormatError(f"{path} was changed after it was written: its checksum differs; {_AGAIN}")
-        return parse(content)
+        return version, parse(content)
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointFormatError):
             raise

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from distgnn.checkpoint.manifest import (
     FORMAT,
     MANIFEST,
-    VERSION,
     Manifest,
     SavedStore,
     file_name,
-    read_manifest,
+    read_any_manifest,
     stored_name,
 )
 from distgnn.checkpoint.tensors import DTYPES, FileSummary, TensorReader
@@ -114,7 +113,7 @@ def summarize_checkpoint(folder: Path) -> CheckpointSummary:
         CheckpointNotFoundError: There is none.
         CheckpointFormatError: Its manifest is damaged, or of a newer version.
     """
-    manifest = read_manifest(folder)
+    version, manifest = read_any_manifest(folder)
     files = {file_name(rank): _look(folder / file_name(rank), file) for rank, file in enumerate(manifest.files)}
     config, last_epoch, notes = None, None, manifest.notes
     if isinstance(notes, dict) and notes.keys() - {"kind"} == {"config", "steps", "history"}:  # as distgnn train's
@@ -122,7 +121,7 @@ def summarize_checkpoint(folder: Path) -> CheckpointSummary:
         config, last_epoch, notes = notes["config"], epochs[-1] if epochs else None, None
     return CheckpointSummary(
         folder=str(folder),
-        format=f"{FORMAT}, version {VERSION}",
+        format=f"{FORMAT}, version {version}",
         written_by=manifest.written_by,
         checksums="SHA-256 of the manifest, CRC-32 of each block of rows (compared when it is loaded)",
         stores={name: _store(name, store, manifest) for name, store in manifest.stores.items()},

@@ -179,5 +179,5 @@ def _show(
     console.print(table)
     facts = [("rule", job.rule), ("network", f"{network:g} Gbit/s")]
     if fewest is not None:
-        facts.append(("fewest", f"{fewest:,} machines of {memory:g} GB"))
+        facts.append(("fewest", f"{fewest:,} machine{'s' if fewest > 1 else ''} of {memory:g} GB"))
     show_facts(console, facts)

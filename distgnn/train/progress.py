@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ class TellingProgress(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Told(),
-            TimeRemainingColumn(),
+            BarColumn(),  # the column that is narrower on a narrow terminal, where others would break into lines
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Told(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
         )
         self._last_line = time.monotonic()

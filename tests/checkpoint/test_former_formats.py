@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import distgnn
 from distgnn import optim
 from distgnn.checkpoint import Checkpoint, read_manifest
+from distgnn.checkpoint.summary import summarize_checkpoint
 from distgnn.graph.partition.summary import summarize_partition
 from distgnn.storage.capabilities import SupportsCheckpoint
 from distgnn.testing.witness_rules import CountUses
@@ -51,6 +52,13 @@ def test_a_run_goes_on_with_the_losses_of_the_version_that_wrote_it(name: str, t
         for path in (go_on(name, tmp_path) / "metrics.jsonl", FIRST / name / "went-on.jsonl")
     )
     assert lines == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_version_that_is_told_is_that_of_the_file(name: str) -> None:
+    saved = saved_in(name)
+    written = json.loads((saved / "manifest.json").read_text())["version"]
+    assert summarize_checkpoint(saved).format.endswith(f"version {written}")
 
 
 @pytest.mark.parametrize("name", RUNS)

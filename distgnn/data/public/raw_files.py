@@ -132,8 +132,15 @@ def _digest(dataset: PublicDataset, raw: Path) -> str:
 def _download(dataset: PublicDataset) -> Path:
     """Download raw files, unread, and move them into place in one step."""
     home = cache_folder() / f"{dataset.name}-downloaded" / dataset.name
-    home.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home, prefix="draft-") as draft:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        place = TemporaryDirectory(dir=home, prefix="draft-")
+    except OSError as error:
+        raise DatasetNotFoundError(
+            f"{dataset.name} is not on this machine, and the cache, into which it would be downloaded, cannot be "
+            f"written to ({error}); name another folder by {CACHE_VARIABLE}, or put its files where --root says"
+        ) from error
+    with place as draft:
         try:
             with _impatient_downloads():
                 if dataset.source.endswith(".zip"):

@@ -170,13 +170,15 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: It is there.
     """
-    _clear_unfinished(out)
+    if not out.exists():
+        _clear_unfinished(out)
     if not (out.exists() or out.is_symlink()):
         return
     if not overwrite:
         raise ConfigError(f"{out} is there already; choose another folder, or replace it (--overwrite)")
     if not (out / MANIFEST).is_file():
         raise ConfigError(f"{out} is there and is no partition, so it is not overwritten; choose another folder")
+    _clear_unfinished(out)  # not before: a refusal changes nothing
 
 
 def unfinished_folder(out: Path) -> Path:

@@ -104,6 +104,19 @@ def test_without_files_and_internet_the_error_says_which_files_to_put_where(cach
     assert not list(cache.rglob("draft-*"))
 
 
+def test_a_cache_that_cannot_be_written_to_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "file" / "cache"))  # root itself cannot write there
+    with pytest.raises(
+        DatasetNotFoundError, match=r"cannot be written to \(.*file.*name another folder by DISTGNN_CACHE"
+    ):
+        load_dataset("PROTEINS", root=tmp_path)
+    write_triangle(tmp_path / "root")
+    assert len(load_dataset("MUTAG", root=tmp_path / "root").graphs) == 2, "files that are there are read without it"
+
+
 def test_without_files_and_internet_the_planetoid_files_are_named() -> None:
     with pytest.raises(DatasetNotFoundError, match=r"put ind\.citeseer\.x, .*ind\.citeseer\.test\.index"):
         load_dataset("CiteSeer")
