@@ -101,7 +101,10 @@ def test_a_partition_is_planned_and_drawn_with_the_time_of_a_step(
         ("--nodes 1e3 --edges 1e4 --ranks 2,x", "ranks must be whole numbers from 1, joined by commas"),
         ("--nodes 1e3 --edges 1e4 --memory 0", "memory must be above 0, not 0.0"),
         ("--nodes 1e3 --edges 1e4 --halo -1", "halo must be at least 0, not -1.0"),
-        ("--nodes 1e3 --edges 1e4 --sparse-optimizer adamm", "one of sgd, adagrad, rowwise-adagrad, adam, not 'adamm'"),
+        (
+            "--nodes 1e3 --edges 1e4 --sparse-optimizer adamm",
+            "one of sgd, adagrad, rowwise-adagrad, adam, adamw, not 'adamm'",
+        ),
         ("--nodes 1e3 --edges 1e4 --no-measure --picture nowhere/x.png", "the picture nowhere/x.png cannot be written"),
         ("--graph nowhere", "nowhere is no partition"),
         ("--graph nowhere --nodes 4", "--graph brings nodes, edges, halos and ranks: leave them out"),
