@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 MARK = "DISTGNN_TEST_JOB"
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(
-    ["tests.jobs", "distgnn.train.run", "distgnn.backends.pyg.backend", "distgnn.backends.dgl.cluster"]
+    [
+        *("tests.jobs", "distgnn.cli.app", "distgnn.train.run"),
+        *("distgnn.backends.pyg.backend", "distgnn.backends.dgl.cluster"),
+    ]
 )
 
 
@@ -50,6 +53,7 @@ class Job:
         present: The ranks that are started, all of them unless it says otherwise.
         hosts: The network namespace of each rank's host, which has shared memory of its own; "" stays in this one.
         environment: What differs from the environment of one machine.
+        folders: The working folder of each rank, this process's unless they are given.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Job:
         present: Sequence[int] | None = None,
         hosts: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        folders: Sequence[Path] = (),
     ) -> None:
         self._folder = folder
         self._mark = uuid.uuid4().hex
@@ -80,7 +85,8 @@ class Job:
             output.with_suffix(".err").touch()
             host = hosts[rank] if hosts else None
             environment = {**everyone, "RANK": str(rank)}
-            about = (str(script), arguments, environment, str(output), str(Path.cwd()), host)
+            working = folders[rank] if folders else Path.cwd()
+            about = (str(script), arguments, environment, str(output), str(working), host)
             self._processes[rank] = forks.Process(target=be_rank, args=about)
             self._processes[rank].start()
 
@@ -166,7 +172,8 @@ def be_rank(
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)
     sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).parent))
+    known = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part not in sys.path]
+    sys.path[:0] = [str(Path(script).parent), *known]
     code = 0
     try:
         runpy.run_path(script, run_name="__main__")
@@ -233,13 +240,23 @@ def start_job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartJ
         world_size: int,
         present: Sequence[int] | None = None,
         hosts: Sequence[str] = (),
+        folders: Sequence[Path] = (),
         **environment: str,
     ) -> Job:
         folder = tmp_path / str(len(jobs))
         folder.mkdir()
         script = next(one / name for one in request.path.parents if (one / name).exists())
-        options = {"world_size": world_size, "present": present, "hosts": hosts, "environment": environment}
-        jobs.append(Job(folder, script, *arguments, **options))  # type: ignore[arg-type]  # each is as above
+        job = Job(
+            folder,
+            script,
+            *arguments,
+            world_size=world_size,
+            present=present,
+            hosts=hosts,
+            environment=environment,
+            folders=folders,
+        )
+        jobs.append(job)
         return jobs[-1]
 
     yield start

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import distgnn
-from tests.jobs import start_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distgnn import Backend
 
-__all__ = ["backend", "opened", "spread", "start_job"]
+__all__ = ["backend", "opened", "spread"]
 SPREAD = [
     "pyg",
     pytest.param("dgl", marks=pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here")),

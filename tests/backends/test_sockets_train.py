@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.backends.socket_backend import install
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.jobs import StartJob
+
 COMMON = (
     "--dataset",
     "CustomLargeGraph",
@@ -32,24 +33,20 @@ JOBS = {
 }
 
 
-def losses(folder: Path, ranks: int, *options: str) -> list[float]:
+def losses(start_job: StartJob, folder: Path, ranks: int, *options: str) -> list[float]:
     """Train, and return the loss of each epoch."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}") if ranks > 1 else ()
-    command = [sys.executable, *launcher, "-m", "distgnn", "train", *COMMON, *TABLE, *options, "--out", str(folder)]
-    path = os.pathsep.join([str(install(folder.parent)), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    command = [*command, "--name", "run"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    words = ("train", *COMMON, *TABLE, *options, "--out", str(folder), "--name", "run")
+    job = start_job("training_rank.py", *words, world_size=ranks, PYTHONPATH=str(install(folder.parent)))
+    assert job.codes(timeout=100) == [0] * ranks, job.errors(0)
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("mode", JOBS)
-def test_losses_are_those_of_memory(tmp_path: Path, mode: str, ranks: int) -> None:
-    expected = losses(tmp_path / "memory", 1, *JOBS[mode])
-    found = losses(tmp_path / "sockets", ranks, *JOBS[mode], "--backend", "sockets")
+def test_losses_are_those_of_memory(start_job: StartJob, tmp_path: Path, mode: str) -> None:
+    expected = losses(start_job, tmp_path / "memory", 1, *JOBS[mode])
     assert len(expected) == 4
-    assert found == pytest.approx(expected, abs=1e-5)
+    for ranks in (2, 4):
+        found = losses(start_job, tmp_path / f"sockets-{ranks}", ranks, *JOBS[mode], "--backend", "sockets")
+        assert found == pytest.approx(expected, abs=1e-5)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 from tests.backends.conftest import spread
-from tests.jobs import start_job
 
-__all__ = ["spread", "start_job"]
+__all__ = ["spread"]
 
 settings.register_profile(
     "faults", max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
