@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distgnn.errors import ConfigError
-from distgnn.nn import DistributedGIN, DistributedGINE
+from distgnn.nn.models import MODELS
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
@@ -48,24 +48,21 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *,
     }
     out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
     options |= {"num_layers": config.num_layers, "out_channels": out_channels}
-    if config.model == "gin":
-        model: DistributedGNN = DistributedGIN(in_channels, config.hidden_channels, **options)
-    else:
+    kind = MODELS[config.model]
+    if kind.supports_edge_attr:
         edge_dim = dataset.edge_dim or config.edge_embedding_dim
         if edge_dim is None or not (dataset.edge_dim or config.use_dist_edge_embedding):
             raise ConfigError(
                 f"data set {dataset.name!r} has no edge features: use model 'gin', or learn them with "
                 "use_dist_edge_embedding and an edge_embedding_dim"
             )
-        model = DistributedGINE(
-            in_channels,
-            config.hidden_channels,
-            edge_dim=edge_dim,
-            use_dist_edge_embedding=config.use_dist_edge_embedding,
-            edge_embedding_dim=config.edge_embedding_dim,
-            edge_embedding_name=f"{prefix}edge_embedding",
-            **options,
-        )
+        options |= {
+            "edge_dim": edge_dim,
+            "use_dist_edge_embedding": config.use_dist_edge_embedding,
+            "edge_embedding_dim": config.edge_embedding_dim,
+            "edge_embedding_name": f"{prefix}edge_embedding",
+        }
+    model = kind(in_channels, config.hidden_channels, **options)
     model.set_num_embeddings(
         num_nodes=dataset.num_nodes if config.use_dist_embedding or use_dist_tensor else None,
         num_edges=dataset.num_edges if config.use_dist_edge_embedding else None,

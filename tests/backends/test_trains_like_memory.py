@@ -215,8 +215,10 @@ def test_gine_on_batches_of_sampled_neighborhoods(
     assert_same_training(config, spread)
 
 
-def test_gin_on_batches_with_histories(spread: str) -> None:
+@pytest.mark.parametrize("model", ["gin", "sage"])
+def test_batches_with_histories(model: str, spread: str) -> None:
     config = TrainConfig(
+        model=model,
         dataset="CustomLargeGraph",
         mode="history",
         epochs=4,
@@ -291,5 +293,42 @@ def test_ranks_without_nodes_do_not_stop_the_others(mode: str, spread: str) -> N
         dropout=0.0,
         use_dist_embedding=True,
         embedding_dim=6,
+    )
+    assert_same_training(config, spread)
+
+
+@pytest.mark.parametrize("mode", [None, "full", "sampled"])
+def test_sage_on_one_graph(mode: str | None, spread: str) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        model="sage",
+        mode=mode,
+        epochs=4,
+        batch_size=30 if mode == "sampled" else None,
+        num_neighbors="3,3" if mode == "sampled" else None,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        use_dist_embedding=True,
+        embedding_dim=6,
+        sparse_lr=0.01,
+    )
+    assert_same_training(config, spread)
+
+
+def test_sage_on_batches_of_graphs(spread: str) -> None:
+    config = TrainConfig(
+        model="sage",
+        epochs=4,
+        batch_size=70,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        use_dist_embedding=True,
+        embedding_dim=5,
+        sparse_lr=0.01,
+        norm="none",
     )
     assert_same_training(config, spread)

@@ -38,7 +38,7 @@ from distgnn.train.config import TrainConfig
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"folds": 1}, r"folds must be 0 \(split once\) or at least 2"),
         ({"folds": 10, "runs": 2}, "do not go together"),
-        ({"model": "gcn"}, "model must be one of gin, gine, not 'gcn'"),
+        ({"model": "gcn"}, "model must be one of gin, gine, sage, not 'gcn'"),
         ({"norm": "batch"}, "norm must be one of none, batch_norm, layer_norm"),
         ({"sparse_optimizer": "lamb"}, "sparse_optimizer must be one of sgd, adagrad"),
         ({"use_dist_edge_embedding": True}, "needs model='gine'"),

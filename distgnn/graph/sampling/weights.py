@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.aggr import SumAggregation
 
 from distgnn.distributed.communicator import rank_and_world_size
 from distgnn.errors import GraphInputError
@@ -59,14 +60,20 @@ def weighted_messages(model: Module, edge_weight: Tensor) -> Iterator[None]:
         edge_weight: ``[E]``, or ``[E, 1]``, in the order of ``edge_index``.
 
     Raises:
-        GraphInputError: It is of another shape.
+        GraphInputError: It is of another shape, or a layer does not sum.
     """
     if edge_weight.dim() not in {1, 2} or (edge_weight.dim() == 2 and edge_weight.size(1) != 1):
         raise GraphInputError(f"edge_weight of shape {list(edge_weight.shape)}; an edge has one weight: give [E]")
     weights = edge_weight.view(-1, 1)
+    layers = [layer for layer in model.modules() if isinstance(layer, MessagePassing)]
+    for layer in layers:
+        if not isinstance(layer.aggr_module, SumAggregation):
+            raise GraphInputError(
+                f"{layer} aggregates by {layer.aggr_module}, and weights of edges make sums over samples unbiased: "
+                "leave them out (rescale); the mean over a sample is an estimate of that over all neighbors as it is"
+            )
     with ExitStack() as hooks:
-        for layer in model.modules():
-            if isinstance(layer, MessagePassing):
-                hook = layer.register_message_forward_hook(lambda _layer, _inputs, messages: messages * weights)
-                hooks.callback(hook.remove)
+        for layer in layers:
+            hook = layer.register_message_forward_hook(lambda _layer, _inputs, messages: messages * weights)
+            hooks.callback(hook.remove)
         yield

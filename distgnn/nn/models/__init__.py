@@ -1,6 +1,49 @@
-"""Models of several layers with stored embeddings."""
+"""Models of several layers with stored embeddings, in a table by the name that options give them.
 
-from distgnn.nn.models.base import DistributedGNN
-from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
+A model is imported when it is first asked for, so that the command line can list names without torch.
+"""
 
-__all__ = ["DistributedGIN", "DistributedGINE", "DistributedGNN"]
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distgnn.nn.models.base import DistributedGNN
+    from distgnn.nn.models.distributed_gin import DistributedGIN, DistributedGINE
+    from distgnn.nn.models.distributed_sage import DistributedSAGE
+
+__all__ = ["MODELS", "DistributedGIN", "DistributedGINE", "DistributedGNN", "DistributedSAGE"]
+
+_LAZY = {
+    "DistributedGIN": "distributed_gin",
+    "DistributedGINE": "distributed_gin",
+    "DistributedGNN": "base",
+    "DistributedSAGE": "distributed_sage",
+}
+
+
+class _Models(Mapping[str, "type[DistributedGNN]"]):
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+
+    def __getitem__(self, name: str) -> type[DistributedGNN]:
+        model: type[DistributedGNN] = __getattr__(self._names[name])
+        return model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+MODELS = _Models({"gin": "DistributedGIN", "gine": "DistributedGINE", "sage": "DistributedSAGE"})
+
+
+def __getattr__(name: str) -> type[DistributedGNN]:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    model: type[DistributedGNN] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return model

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from distgnn.errors import ConfigError
+from distgnn.nn.models import MODELS
 from distgnn.train.options.setting import setting
 
-MODELS = ("gin", "gine")
 NORMS = ("none", "batch_norm", "layer_norm")
 
 
@@ -17,7 +17,7 @@ class ModelOptions:
     """The model of a run, and its stored tables.
 
     Args:
-        model: ``"gin"`` or ``"gine"``.
+        model: A name in :data:`distgnn.nn.MODELS`.
         hidden_channels: Width of the hidden layers.
         num_layers: Number of message passing layers; None is as many as ``num_neighbors`` has numbers, or else 3 on
             graph data sets and 2 on one graph.
@@ -34,7 +34,7 @@ class ModelOptions:
 
     panel: ClassVar[str] = "Model"
 
-    model: str = setting("gin", f"One of: {', '.join(MODELS)}.", choices=MODELS)
+    model: str = setting("gin", f"One of: {', '.join(MODELS)}.", choices=tuple(MODELS))
     hidden_channels: int = setting(64, "Width of the hidden layers.", least=1)
     num_layers: int | None = setting(
         None, "Message passing layers. \\[default: 3 on graph data, 2 on one graph]", least=1
@@ -54,4 +54,4 @@ class ModelOptions:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.use_dist_edge_embedding and self.model != "gine":
-            raise ConfigError("use_dist_edge_embedding needs model='gine': GIN has no edge features")
+            raise ConfigError(f"use_dist_edge_embedding needs model='gine': {self.model.upper()} has no edge features")
