@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -64,6 +64,7 @@ def partition(
     from distgnn.graph.partition.partitioner import partition_graph  # noqa: PLC0415
     from distgnn.graph.partition.writer import PICTURE  # noqa: PLC0415
     from distgnn.train.progress import TellingProgress  # noqa: PLC0415
+    from distgnn.train.tasks import TASKS  # noqa: PLC0415
 
     if method is None:
         method = default_method()
@@ -74,7 +75,7 @@ def partition(
                 fg="yellow",
             )
     check_method(parts, method)
-    own: dict[str, str | int | None] = {
+    own: dict[str, Any] = {
         "edges": edges,
         "features": features,
         "labels": labels,
@@ -83,7 +84,7 @@ def partition(
         "num_edges": num_edges,
     }
     dataset = load_by_options(graph, root=root, seed=seed, **own)
-    if dataset.task == "graph":
+    if TASKS[dataset.task].on_graphs:
         raise ConfigError(f"{graph} has {len(dataset.graphs):,} small graphs; partitioning is for one large graph")
     data = dataset.graph
     del data.n_id, data.e_id  # they count from 0, which the partition writes down by itself

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch_geometric.data import Data
@@ -40,18 +40,19 @@ class LoadedDataset:
 
     Attributes:
         name: Name of the data set.
-        task: Whether ``y`` holds a label for every graph or for every node; ``"link"`` is training's word for one
-            graph of which links are predicted.
+        task: What is learned: ``"graph"`` or ``"node"``, whether ``y`` holds a class for every graph or for every node,
+            ``"node-regression"`` where it holds numbers; ``"link"`` is training's word for one graph of which links are
+            predicted.
         graphs: The graphs; one for a node task, then with ``train_mask``, ``val_mask`` and ``test_mask``.
         num_features: Columns of ``x``; 0 if there is no ``x``.
-        num_classes: Number of different labels.
+        num_classes: Number of different labels; 0 where they are numbers to be predicted.
         num_nodes: Nodes in all graphs together.
         num_edges: Directed edges in all graphs together.
         edge_dim: Columns of ``edge_attr``; 0 if there is none.
     """
 
     name: str
-    task: Literal["graph", "node", "link"]
+    task: str
     graphs: Sequence[Data]
     num_features: int
     num_classes: int
@@ -62,7 +63,7 @@ class LoadedDataset:
     @property
     def graph(self) -> Data:
         """The only graph of a node task."""
-        if self.task == "graph":
+        if self.task.startswith("graph"):
             raise AttributeError(f"{self.name} has {len(self.graphs)} graphs and a label for each; use .graphs")
         return self.graphs[0]
 
@@ -162,6 +163,8 @@ def _load_large_graph(
     else:
         graph = load_custom_graph(edges, **options)
     del root  # its files are given one by one
+    if graph.y is not None and graph.y.is_floating_point():
+        return _described(name, "node-regression", [graph], 0)
     num_classes = 0 if graph.y is None else int(graph.y.max()) + 1
     return _described(name, "node", [graph], num_classes)
 
@@ -173,7 +176,7 @@ def _with_degrees(graphs: list[Data]) -> list[Data]:
     return [transform(graph) for graph in graphs]
 
 
-def _described(name: str, task: Literal["graph", "node"], graphs: list[Data], num_classes: int) -> LoadedDataset:
+def _described(name: str, task: str, graphs: list[Data], num_classes: int) -> LoadedDataset:
     num_nodes = num_edges = 0
     for graph in graphs:
         graph.generate_ids()

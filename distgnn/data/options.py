@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from distgnn.data.datasets import LoadedDataset
 
 
-def load_by_options(dataset: str, *, root: str | None = None, seed: int = 0, **own: str | int | None) -> LoadedDataset:
+def load_by_options(
+    dataset: str, *, root: str | None = None, seed: int = 0, regression: bool = False, **own: str | int | None
+) -> LoadedDataset:
     """Load a data set, and refuse options that do not go with it.
 
     Args:
         dataset: A name that :func:`distgnn.data.load_dataset` knows.
         root: Folder with the data set in PyG's layout.
         seed: Of a generated graph and of splits.
+        regression: Whether labels of files are numbers to be predicted.
         own: Options of ``CustomLargeGraph``: ``edges``, ``features``, ``labels``, ``label_column``, ``num_nodes`` and
             ``num_edges``. None is as if it was not given.
 
@@ -34,4 +37,6 @@ def load_by_options(dataset: str, *, root: str | None = None, seed: int = 0, **o
         raise ConfigError("features and labels belong to an edge file: give edges too")
     if "edges" in options and "num_edges" in options:
         raise ConfigError("num_edges is for generated graphs; an edge file has its own")
+    if regression and "labels" in options:
+        options["regression"] = True
     return load_dataset(dataset, root=root, seed=seed, **options)

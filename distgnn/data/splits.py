@@ -10,18 +10,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def is_labelled(y: Tensor) -> Tensor:
+    """Return which nodes have a label ``[N]``."""
+    return ~y.isnan() if y.is_floating_point() else y >= 0
+
+
 def random_masks(y: Tensor, *, seed: int) -> dict[str, Tensor]:
     """Split the labelled nodes 60/20/20 at random, and every class as nearly so as its size lets.
 
     Args:
-        y: Node labels, shape ``[N]``; -1 marks a node without a label, which is in no mask.
+        y: Node labels, shape ``[N]``; of a node without one, which is in no mask, -1, or NaN among floating-point
+            numbers, which are split such that small and large ones are in every set.
         seed: Seed of the split. PyTorch's global random state is neither read nor changed.
 
     Returns:
         ``train_mask``, ``val_mask`` and ``test_mask``, boolean tensors of shape ``[N]``.
     """
     generator = torch.Generator().manual_seed(seed)
-    labelled = (y >= 0).nonzero().flatten()
+    labelled = is_labelled(y).nonzero().flatten()
     order = labelled[torch.randperm(len(labelled), generator=generator)]
     order = order[y[order].argsort(stable=True)]
     count = len(order)

@@ -45,6 +45,8 @@ def write_events(events: SummaryWriter, epoch: Epoch) -> None:
         "speed/cache_hits": epoch.cache_hits,
         **{f"staleness/{name}": number for name, number in (epoch.staleness or {}).items()},
     }
+    for part, numbers in (epoch.metrics or {}).items():
+        scalars |= {f"{name}/{part}": number for name, number in numbers.items()}
     for kind, by_rank in (epoch.spent or {}).items():
         scalars |= {f"{kind}/rank_{rank}": seconds for rank, seconds in enumerate(by_rank)}
     for name, number in scalars.items():

@@ -33,8 +33,7 @@ def draw_curve(result: Result, title: str) -> bytes:
     Epochs that were not evaluated have no point; few ones that were are marked.
     """
     figure = curves(result)
-    spread = f" ± {result.std:.1%}" if len(result.history) > 1 else ""
-    figure.suptitle(f"{title}: test {result.measure} {result.mean:.1%}{spread}")
+    figure.suptitle(f"{title}: test {result.measure} {result.score}")
     with BytesIO() as file:
         figure.savefig(file, dpi=150)
         return file.getvalue()
@@ -49,7 +48,7 @@ def curves(result: Result) -> Figure:
     _plot(axes[0], result.history, ("loss",))
     axes[0].set(ylabel=f"training loss ({result.loss})")
     _plot(axes[1], result.history, ("train", "val", "test"))
-    axes[1].set(ylabel=result.measure, ylim=(0, 1.02))
+    axes[1].set(ylabel=result.measure, ylim=result.task.metric.limits)
     if len(set(result.epochs)) == 1:
         axes[1].axvline(result.epochs[0], color="gray", linestyle=":", label="chosen epoch")
     axes[1].legend()

@@ -9,8 +9,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from distgnn.checkpoint import latest_checkpoint
@@ -24,6 +26,7 @@ from distgnn.report.page import make_page
 from distgnn.train.config_file import write_config
 from distgnn.train.epoch import finite_or_none
 from distgnn.train.resume import compare_options
+from distgnn.train.tasks import TASKS
 from distgnn.train.trained import find_model
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from distgnn.train.epoch import Epoch
     from distgnn.train.run import Result
     from distgnn.train.session import Session
+    from distgnn.train.tasks import Metric
 
 
 class RunFolder:
@@ -169,14 +173,12 @@ class RunFolder:
         Raises:
             RunWriteError: A file cannot be written; what was reached is shown all the same.
         """
-        test = f"test_{result.measure.lower()}"
         models = [find_model(self.path, trial) for trial in range(len(result.scores))]
         summary = {
             "dataset": dataset.name,
             "task": dataset.task,
             "selection": result.rule,
-            f"{test}_mean": finite_or_none(result.mean),
-            f"{test}_std": finite_or_none(result.std),
+            **_means(result),
             "test_scores": [finite_or_none(score) for score in result.scores],
             "epochs": result.epochs,
             "test_classes": result.classes,
@@ -294,12 +296,11 @@ class RunFolder:
         config = self._config
         trials = len(result.scores)
         kind = f"{config.folds} folds" if config.folds else f"{trials} run{'s' if trials > 1 else ''}"
-        score = f"{result.mean:.2%}" + (f" ± {result.std:.2%}" if trials > 1 else "")
         seconds = sum(epoch.seconds for trial in result.history for epoch in trial)
         facts = {
             "data": _describe(dataset),
             "trained": f"{kind} of {config.epochs} epoch{'s' if config.epochs > 1 else ''}, {seconds:.1f} s",
-            f"test {result.measure}": score,
+            **{f"test {metric.name}": _spread(metric, result.metrics[metric.name]) for metric in result.task.metrics},
             "chosen by": result.rule,
             "speed": f"{result.rows_per_second:,.0f} rows/s in training, {_threads(result)}",
         }
@@ -315,6 +316,23 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _means(result: Result) -> dict[str, float | None]:
+    """Return mean and standard deviation over trials of every metric, the one that chose the epoch first."""
+    found: dict[str, float | None] = {}
+    for metric in result.task.metrics:
+        values, name = result.metrics[metric.name], metric.key.replace("-", "_")
+        found |= {
+            f"test_{name}_mean": finite_or_none(mean(values)),
+            f"test_{name}_std": finite_or_none(float(np.std(values))),
+        }
+    return found
+
+
+def _spread(metric: Metric, values: list[float]) -> str:
+    spread = f" ± {metric.format(float(np.std(values)), 2)}" if len(values) > 1 else ""
+    return metric.format(mean(values), 2) + spread
 
 
 def _threads(result: Result) -> str:
@@ -334,6 +352,7 @@ def _memory(by_rank: list[float]) -> str:
 
 
 def _describe(dataset: LoadedDataset) -> str:
-    graphs = f"{len(dataset.graphs):,} graphs, " if dataset.task == "graph" else ""
-    goal = "links" if dataset.task == "link" else f"{dataset.num_classes} classes"
+    task = TASKS[dataset.task]
+    graphs = f"{len(dataset.graphs):,} graphs, " if task.on_graphs else ""
+    goal = task.goal(dataset.num_classes)
     return f"{graphs}{dataset.num_nodes:,} nodes, {dataset.num_edges:,} edges, {goal}"

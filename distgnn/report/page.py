@@ -51,7 +51,7 @@ def make_page(result: Result, title: str, facts: Mapping[str, str], config: Trai
     drawn = bool(spent) and bool(result.timeline)
     return Template(files("distgnn.report").joinpath("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        score=f"{result.mean:.1%}" + (f" ± {result.std:.1%}" if len(result.scores) > 1 else ""),
+        score=result.score,
         measure=escape(f"test {result.measure}"),
         facts=_rows((escape(name), escape(text)) for name, text in facts.items()),
         curves=pictures.as_svg(pictures.curves(result)),

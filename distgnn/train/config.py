@@ -11,7 +11,6 @@ from distgnn.train.options import (
     MODES,
     NORMS,
     SPARSE_OPTIMIZERS,
-    TASKS,
     DataOptions,
     Interval,
     JobOptions,
@@ -21,16 +20,9 @@ from distgnn.train.options import (
     TrainingOptions,
     check_settings,
 )
+from distgnn.train.tasks import TASKS
 
 __all__ = ["MODELS", "MODES", "NORMS", "SPARSE_OPTIMIZERS", "TASKS", "Interval", "TrainConfig"]
-
-# What is usual where nothing is said, measured in docs/accuracy.md: the GIN paper's for graphs; on one graph sums over
-# many neighbors want smaller steps, and rows of embeddings, few of which are in many batches, larger ones.
-_USUAL = {
-    "graph": {"num_layers": 3, "lr": 0.01, "sparse_lr": 0.001, "weight_decay": 0.0, "norm": "batch_norm"},
-    "node": {"num_layers": 2, "lr": 0.003, "sparse_lr": 0.01, "weight_decay": 5e-4, "norm": "none"},
-    "link": {"num_layers": 2, "lr": 0.003, "sparse_lr": 0.01, "weight_decay": 0.0, "norm": "none"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +41,7 @@ class TrainConfig(OutputOptions, TrainingOptions, JobOptions, ModelOptions, OwnG
         self.check_output()
         if self.folds and self.runs > 1:
             raise ConfigError(f"folds={self.folds} and runs={self.runs} do not go together: choose one")
+        _check_task(self)
         _check_sampling(self)
         _check_staleness(self)
         _check_partition(self)
@@ -59,7 +52,7 @@ class TrainConfig(OutputOptions, TrainingOptions, JobOptions, ModelOptions, OwnG
         Args:
             task: One of :data:`TASKS`.
         """
-        usual: dict[str, Any] = dict(_USUAL[task])
+        usual: dict[str, Any] = dict(TASKS[task].usual)
         if self.num_neighbors is not None:
             usual["num_layers"] = len(self.fanouts)
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
@@ -74,6 +67,14 @@ class TrainConfig(OutputOptions, TrainingOptions, JobOptions, ModelOptions, OwnG
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are written to ``config.json``."""
         return asdict(self)
+
+
+def _check_task(config: TrainConfig) -> None:
+    if config.task is None:
+        return
+    TASKS[config.task].choosing(config.metric)
+    if config.class_weight is not None and TASKS[config.task].labels != "classes":
+        raise ConfigError(f"class_weight weighs classes, and task {config.task!r} has none: leave it out")
 
 
 def _check_sampling(config: TrainConfig) -> None:
@@ -102,7 +103,7 @@ def _check_staleness(config: TrainConfig) -> None:
         raise ConfigError(f"staleness is a number of steps, at least 0, not {config.staleness}")
     if config.staleness is not None and config.mode not in {"full", "history"}:
         raise ConfigError(f"staleness only goes with mode='full' or mode='history', not {config.mode!r}")
-    if config.mode == "history" and config.task not in {None, "node"}:
+    if config.mode == "history" and config.task is not None and TASKS[config.task].targets != "nodes":
         raise ConfigError(f"mode='history' is for labels of nodes, not task={config.task!r}: use mode='sampled'")
 
 
@@ -111,9 +112,11 @@ def _check_partition(config: TrainConfig) -> None:
         return
     if config.mode is None:
         raise ConfigError(f"a partition needs a mode: say which of {', '.join(MODES)}")
-    if config.task == "graph":
-        raise ConfigError("a partition is one graph: task must be node or link, not 'graph'")
-    if config.task == "link" and config.mode == "sampled":
+    task = None if config.task is None else TASKS[config.task]
+    if task is not None and task.on_graphs:
+        known = " or ".join(one.name for one in TASKS.values() if not one.on_graphs)
+        raise ConfigError(f"a partition is one graph: task must be {known}, not {task.name!r}")
+    if task is not None and task.on_edges and config.mode == "sampled":
         raise ConfigError("batches of links need all edges on every rank: use mode='full', or leave out the partition")
     names = ("folds", "root", "edges", "features", "labels", "label_column", "num_nodes", "num_edges")
     given = [name for name in names if getattr(config, name)]

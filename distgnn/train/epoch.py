@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distgnn.train.metrics import Metrics
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from distgnn.nn.ages import Ages
@@ -25,7 +29,7 @@ class Epoch:
         trial: Number of the trial, from 0.
         epoch: Number of the epoch, from 1.
         loss: Mean training loss (nats).
-        train: The task's measure over the training set during the epoch, in [0, 1].
+        train: The task's metric over the training set during the epoch.
         val: The same over the validation set after it; None where there is none, or nothing was evaluated.
         test: The same over the test set; None where nothing was evaluated.
         staleness: With histories, what was counted of the ages of the rows that batches read: how many ``rows``, how
@@ -38,6 +42,7 @@ class Epoch:
         spent: With ``report``, what each rank spent its seconds on, by :data:`distgnn.train.timeline.KINDS`.
         classes: Into how many classes the test set was put; None for links, or where nothing was evaluated.
         finite: Whether loss, scores and weights are.
+        metrics: Every metric of the task, by name, of each set that was evaluated; None in runs of before.
     """
 
     trial: int
@@ -54,6 +59,7 @@ class Epoch:
     spent: dict[str, list[float]] | None = None
     classes: int | None = None
     finite: bool = True
+    metrics: Mapping[str, Mapping[str, float | None]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, as JSON can have them: None where a number is not finite."""
@@ -68,6 +74,8 @@ class Epoch:
 
 def finite_or_none(value: Any) -> Any:
     """Return a value, or None in the place of a number that is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: finite_or_none(each) for name, each in value.items()}
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -77,21 +85,22 @@ class EpochSoFar:
     Args:
         session: The ranks.
         task: What is measured.
+        num_classes: Number of classes.
 
     Attributes:
         steps: How many are done.
         seconds: How long they took in the processes that made them before this one.
     """
 
-    def __init__(self, session: Session, task: Task) -> None:
-        self._session, self._task = session, task
+    def __init__(self, session: Session, task: Task, num_classes: int) -> None:
+        self._session, self._task, self._num_classes = session, task, num_classes
         self._gathered: dict[str, Any] = {}
         self.begin()
 
     def begin(self) -> None:
         """Begin an epoch."""
         self.steps, self.seconds = 0, 0.0
-        self._measure = self._task.measure()
+        self._metrics = Metrics(self._task, self._num_classes)
         # Of this rank: loss, targets, rows of nodes; of rows of histories how many, never written, total age; bytes,
         # rows found in a cache, and of how many.
         self._sums = torch.zeros(1, 9, dtype=torch.float64)
@@ -100,13 +109,13 @@ class EpochSoFar:
     def add(self, step: Step, loss: float, scores: Tensor, ages: Ages, counts: Tensor) -> None:
         """Take in a step of this rank, whose loss is a sum over its targets, and what the backend counted in it."""
         self.steps += 1
-        self._measure.add(scores, step.targets.labels)
+        self._metrics.add(scores, step.targets.labels)
         numbers = [loss, step.targets.labels.numel(), step.rows, ages.rows, ages.never, ages.total, *counts.tolist()]
         self._sums += torch.tensor(numbers, dtype=torch.float64)
         self._oldest = max(self._oldest, ages.oldest)
 
-    def over_ranks(self) -> tuple[float, float, float, dict[str, float], list[float]]:
-        """Return mean loss, measure, rows, :attr:`Epoch.staleness`, and the backend's counts; collective."""
+    def over_ranks(self) -> tuple[float, dict[str, float], float, dict[str, float], list[float]]:
+        """Return mean loss, metrics by name, rows, :attr:`Epoch.staleness`, and the backend's counts; collective."""
         losses, targets, rows, read, never, total, *counts = self._session.sum(self._sums[0].tolist())
         staleness = {
             "rows": int(read),
@@ -114,7 +123,7 @@ class EpochSoFar:
             "mean": total / max(1, read - never),
             "oldest": int(self._session.max(self._oldest)),
         }
-        return losses / targets, self._measure.over_ranks(self._session), rows, staleness, counts
+        return losses / targets, self._metrics.over_ranks(self._session), rows, staleness, counts
 
     def gather(self, seconds: float) -> None:
         """Bring together what the ranks have, for :meth:`state_dict`; collective.
@@ -127,7 +136,7 @@ class EpochSoFar:
             "seconds": seconds,
             "sums": self._session.gather(self._sums),
             "oldest": self._session.max(self._oldest),
-            "measure": self._session.gather(self._measure.rows),
+            "metrics": self._metrics.gather(self._session),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,4 +152,7 @@ class EpochSoFar:
             self._sums = sums[rank : rank + 1].clone()
         elif rank == 0:
             self._sums = sums.sum(dim=0, keepdim=True)
-        self._measure.rows = state["measure"] if rank == 0 else state["measure"][:0]
+        if "metrics" in state:
+            self._metrics.load(state["metrics"], self._session)
+        elif self.steps:
+            self._metrics.load_former(state["measure"], self._session)

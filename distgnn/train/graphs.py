@@ -59,6 +59,12 @@ class Graphs:
         self._epoch = epoch
         return self._steps(self._batches(positions[order])[first:])
 
+    def training_labels(self) -> Tensor:
+        """Return the labels of every W-th graph."""
+        mine = self._split["train"][self._session.rank :: self._session.world_size]
+        labels: Tensor = self._graphs.take(torch.tensor(mine, dtype=torch.int64)).y
+        return labels
+
     def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Go through the held-out graphs."""
         for part in self._held_out:

@@ -69,6 +69,10 @@ class Histories:
             self._progress.advance(shown)
         self._progress.remove_task(shown)
 
+    def training_labels(self) -> Tensor:
+        """Return the labels of every W-th node."""
+        return self._labels[self._trained_on][self._session.rank :: self._session.world_size]
+
     def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Compute the outputs of all nodes; afterwards the histories are as new."""
         return self._evaluation(model, task)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from distgnn.errors import ConfigError
 from distgnn.nn.models import MODELS
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
@@ -32,13 +33,13 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *,
         raise ConfigError(
             f"data set {dataset.name!r} has no node features: learn them with use_dist_embedding and an embedding_dim"
         )
-    graph_task = dataset.task == "graph"
+    task = TASKS[dataset.task]
     # Samples need no layer outputs of other batches, and evaluation brings tensor stores of its own.
     use_dist_tensor = config.mode in {"full", "history"} or (config.use_dist_tensor and config.mode is None)
     options: dict[str, Any] = {
         "dropout": config.dropout,
         "norm": None if config.norm == "none" else config.norm,
-        "readout": "layer_sum" if graph_task else "sum",
+        "readout": "layer_sum" if task.on_graphs else "sum",
         "use_dist_embedding": config.use_dist_embedding,
         "embedding_dim": config.embedding_dim,
         "embedding_name": f"{prefix}node_embedding",
@@ -46,7 +47,7 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *,
         "backend": backend,
         "halo_staleness": (config.staleness or 0) if config.mode == "full" else 0,
     }
-    out_channels = config.hidden_channels if dataset.task == "link" else dataset.num_classes
+    out_channels = task.out_channels(dataset.num_classes, config.hidden_channels)
     options |= {"num_layers": config.num_layers, "out_channels": out_channels}
     kind = MODELS[config.model]
     if kind.supports_edge_attr:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from distgnn.errors import ConfigError
 from distgnn.train.steps import Targets, check_sets
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
     from distgnn.train.session import Session
+    from distgnn.train.tasks import Task
 
 MASKS = {part: f"{part}_mask" for part in ("train", "val", "test")}
 
@@ -46,8 +48,8 @@ class NodeLabels:
         return self._targets[part]
 
 
-def check_labels(graph: Data, name: str) -> None:
-    """Refuse a graph without labels or masks.
+def check_labels(graph: Data, name: str, task: Task) -> None:
+    """Refuse a graph without labels or masks, or with labels of another kind than the task's.
 
     Raises:
         ConfigError: The text says which are missing, and what to do.
@@ -56,4 +58,13 @@ def check_labels(graph: Data, name: str) -> None:
     if missing:
         raise ConfigError(
             f"{name} has no {', '.join(missing)} to train on: give a label file, or predict links with task='link'"
+        )
+    if not task.fits(graph.y):
+        found = "numbers" if graph.y.is_floating_point() else "classes"
+        others = " or ".join(
+            repr(one.name) for one in TASKS.values() if one.labels and not one.on_graphs and one.fits(graph.y)
+        )
+        raise ConfigError(
+            f"the labels of {name} are {found} ({str(graph.y.dtype).removeprefix('torch.')}), and task {task.name!r} "
+            f"predicts {task.labels}: choose task {others}, or give labels of that kind"
         )

@@ -13,12 +13,14 @@ from distgnn.distributed.work import work_of_one
 from distgnn.graph import cut_part, load_part
 from distgnn.graph.partition.assign import assign_nodes, default_method
 from distgnn.train.nodes import check_labels
+from distgnn.train.tasks import DEFAULT, TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
+    from distgnn.train.tasks import Task
 
 
 def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Session) -> LoadedDataset:
@@ -34,10 +36,11 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
         DataError: The partition cannot be read.
     """
     if dataset is None:
-        return _from_folder(Path(config.partition or ""), config.task, session)
+        return _from_folder(Path(config.partition or ""), TASKS[config.task or DEFAULT], session)
     graph = dataset.graph
-    if dataset.task == "node":
-        check_labels(graph, f"data set {dataset.name!r}")
+    task = TASKS[dataset.task]
+    if not task.on_edges:
+        check_labels(graph, f"data set {dataset.name!r}", task)
 
     def assigned() -> Tensor:
         method = default_method()
@@ -51,17 +54,17 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
     return replace(dataset, graphs=[part])
 
 
-def _from_folder(folder: Path, task: str | None, session: Session) -> LoadedDataset:
+def _from_folder(folder: Path, task: Task, session: Session) -> LoadedDataset:
     part = load_part(folder, backend=session.backend)
-    if task != "link":
-        check_labels(part, f"partition {folder}")
+    if not task.on_edges:
+        check_labels(part, f"partition {folder}", task)
     own, num_edges = session.sum([part.halo.own.numel(), part.e_id.numel()])
     return LoadedDataset(
         name=folder.name,
-        task="link" if task == "link" else "node",
+        task=task.name,
         graphs=[part],
         num_features=part.num_features,
-        num_classes=_num_classes(part.y, session),
+        num_classes=_num_classes(part.y, session) if task.labels != "numbers" else 0,
         num_nodes=int(own),
         num_edges=int(num_edges),
         edge_dim=part.num_edge_features,

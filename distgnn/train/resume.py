@@ -198,7 +198,7 @@ class RunCheckpoints:
             if self._session.is_main:
                 self._ends[path] = _last(notes["history"]) if ends is not None else None
                 evaluated = [epoch for epoch in history[-1] if epoch.test is not None]
-                best = evaluated[best_validation(evaluated)].epoch if evaluated else None
+                best = evaluated[best_validation(evaluated, trial.task.metric)].epoch if evaluated else None
                 reported = [one for one, end in self._ends.items() if end == (len(history), best)]
                 prune_checkpoints(self._folder, self._config.keep, also=reported)
             self._saved = time.monotonic()

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,11 @@ from distgnn.train.memory import peak_memory
 from distgnn.train.progress import TellingProgress
 from distgnn.train.resume import RunCheckpoints, is_continued
 from distgnn.train.same_run import check_same_run
-from distgnn.train.selection import best_validation, finite
+from distgnn.train.selection import best as best_place
+from distgnn.train.selection import best_validation
 from distgnn.train.session import Session
 from distgnn.train.source import Source
+from distgnn.train.tasks import TASKS
 from distgnn.train.threads import choose_threads
 from distgnn.train.timeline import Timeline
 from distgnn.train.trained import KeptModels
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
     from distgnn.train.epoch import Epoch
-    from distgnn.train.tasks import Task as TrainTask
+    from distgnn.train.tasks import Task
     from distgnn.train.timeline import Segments
 
 BEST_VALIDATION = "test {measure} at each trial's epoch of best validation {measure} (the first, on ties)"
@@ -60,9 +62,8 @@ class Result:
 
     Args:
         rule: How the reported epoch was chosen, in words.
-        measure: What the scores measure, ``"accuracy"`` or ``"AUC"``.
-        loss: What the loss is, in words.
-        scores: Over the test set, of each trial at that epoch, in [0, 1].
+        task: What was learned; the first of its metrics chose the epochs.
+        scores: That metric over the test set, of each trial at its epoch.
         epochs: The chosen epoch of each trial, from 1.
         history: Every epoch of each trial.
         classes: Into how many classes the model put the test set at that epoch, None where links are predicted.
@@ -73,8 +74,7 @@ class Result:
     """
 
     rule: str
-    measure: str
-    loss: str
+    task: Task
     scores: list[float]
     epochs: list[int]
     classes: list[int | None]
@@ -83,6 +83,34 @@ class Result:
     folder: Path
     threads: int
     timeline: Sequence[Segments] = ()
+
+    @property
+    def measure(self) -> str:
+        """What the scores measure."""
+        return self.task.metric.name
+
+    @property
+    def loss(self) -> str:
+        """What the loss is, in words."""
+        return self.task.loss_name
+
+    @property
+    def metrics(self) -> dict[str, list[float]]:
+        """Every metric over the test set, by name, of each trial at its epoch; NaN where it was not measured."""
+        chosen = [
+            epoch for trial, at in zip(self.history, self.epochs, strict=True) for epoch in trial if epoch.epoch == at
+        ]
+        found: dict[str, list[float]] = {self.measure: self.scores}
+        for metric in self.task.metrics[1:]:
+            values = [((epoch.metrics or {}).get("test") or {}).get(metric.name) for epoch in chosen]
+            found[metric.name] = [nan if value is None else value for value in values]
+        return found
+
+    @property
+    def score(self) -> str:
+        """The mean score as it is shown, with its standard deviation where there are several trials."""
+        metric = self.task.metric
+        return metric.format(self.mean) + (f" ± {metric.format(self.std)}" if len(self.scores) > 1 else "")
 
     @property
     def mean(self) -> float:
@@ -172,7 +200,7 @@ def _train(config: TrainConfig, console: Console, show: Callable[[dict[str, Any]
         result = _result(config, source.task, history, memory, folder.path, session.timeline.by_rank, threads)
         if session.is_main:
             folder.finish(result, source.dataset, console, show)
-            for note in _notes(config, result, source.dataset.task):
+            for note in _notes(config, result):
                 _say(note)
     return result
 
@@ -192,6 +220,7 @@ def _run(
     history = checkpoints.history
     before = [epoch for trial in history for epoch in trial]
     models = KeptModels(config, source.session, folder, source.dataset)
+    metric = source.task.metric
     task = progress.add_task("training", total=len(trials) * config.epochs, completed=len(before))
     for number, (seed, split) in enumerate(trials):
         if number < len(history) - 1:
@@ -207,7 +236,7 @@ def _run(
                 history[-1].append(epoch)
                 folder.add(epoch)
                 models.after_epoch(trial, history[-1])
-                test = "" if epoch.test is None else f"test {epoch.test:.1%}  "
+                test = "" if epoch.test is None else f"test {metric.format(epoch.test)}  "
                 told = f"loss {epoch.loss:.3f}  {test}{epoch.rows_per_second:,.0f} rows/s"
                 progress.update(task, advance=1, told=told)
                 if not epoch.finite and all(one.finite for one in history[-1][:-1]):
@@ -238,16 +267,16 @@ def _not_finite(config: TrainConfig, trial: Sequence[Epoch], folder: Path) -> st
     )
 
 
-def _notes(config: TrainConfig, result: Result, task: str) -> Iterator[str]:
+def _notes(config: TrainConfig, result: Result) -> Iterator[str]:
     """Yield what a reader of the result should know."""
     alike = [score for score, classes in zip(result.scores, result.classes, strict=True) if classes == 1 and score < 1]
     if alike:
         where = "" if len(result.scores) == 1 else f" in {len(alike)} of {len(result.scores)} trials"
-        config = config.for_task(task)
+        config = config.for_task(result.task.name)
         others = "norm='batch_norm', " if config.norm == "none" else ""
         yield (
-            f"all {task}s of the test set were put into one class{where}, so the accuracy is the share of that class; "
-            f"try {others}another lr than {config.lr:g}, or more epochs"
+            f"all {result.task.targets} of the test set were put into one class{where}, so the accuracy is the share "
+            f"of that class; try {others}another lr than {config.lr:g}, or more epochs"
         )
 
 
@@ -265,29 +294,35 @@ def _load(config: TrainConfig) -> LoadedDataset:
         "num_nodes": config.num_nodes,
         "num_edges": config.num_edges,
     }
-    dataset = load_by_options(config.dataset, root=config.root, seed=config.seed, **own)
-    if config.folds and dataset.task != "graph":
+    regression = config.task is not None and TASKS[config.task].labels == "numbers"
+    dataset = load_by_options(config.dataset, root=config.root, seed=config.seed, regression=regression, **own)
+    task = TASKS[dataset.task]
+    if config.folds and not task.on_graphs:
         raise ConfigError(f"folds cross-validate graphs, and {dataset.name!r} is one graph: use runs instead")
     if config.folds and config.folds > min(np.bincount(_labels(dataset))):
         raise ConfigError(f"{config.folds} folds are more than the rarest class of {dataset.name!r} has graphs")
-    if config.task == "link" and dataset.task == "node":
-        return replace(dataset, task="link")
-    if config.task not in {None, dataset.task}:
-        also = " or 'link'" if dataset.task == "node" else ""
-        raise ConfigError(f"data set {dataset.name!r} is for task {dataset.task!r}{also}, not {config.task!r}")
-    return dataset
+    labels = dataset.graphs[0].y
+    possible = [one.name for one in TASKS.values() if one.on_graphs == task.on_graphs and one.fits(labels)]
+    if config.task is not None and config.task not in possible:
+        known = " or ".join(map(repr, possible))
+        why = ""
+        if labels is not None and TASKS[config.task].on_graphs == task.on_graphs:
+            why = f", whose labels are {'numbers' if labels.is_floating_point() else 'classes'},"
+        raise ConfigError(f"data set {dataset.name!r}{why} is for task {known}, not {config.task!r}")
+    return replace(dataset, task=config.task or dataset.task)
 
 
 def _with_mode(config: TrainConfig, dataset: LoadedDataset | None) -> TrainConfig:
     """Choose the mode, where none is given, by the data set and the other options."""
-    if dataset is not None and dataset.task == "graph" and config.mode is not None:
+    on_graphs = dataset is not None and TASKS[dataset.task].on_graphs
+    if dataset is not None and on_graphs and config.mode is not None:
         raise ConfigError(
             f"mode {config.mode!r} trains on one graph, and {dataset.name!r} has {len(dataset.graphs):,} small graphs: "
             "leave it out"
         )
     if config.mode is not None or dataset is None:
         return config
-    if dataset.task != "graph" and (config.batch_size is not None or config.num_neighbors is not None):
+    if not on_graphs and (config.batch_size is not None or config.num_neighbors is not None):
         return replace(config, mode="sampled")
     given = [name for name in ("num_neighbors", "rescale", "steps_per_epoch") if getattr(config, name)]
     if given:
@@ -303,7 +338,7 @@ def _trials(
     config: TrainConfig, dataset: LoadedDataset | None
 ) -> Iterator[tuple[int, dict[str, Sequence[int]] | None]]:
     """Yield the seed and the split of each trial."""
-    if dataset is None or dataset.task != "graph":
+    if dataset is None or not TASKS[dataset.task].on_graphs:
         for run in range(config.runs):
             yield config.seed + run, None
         return
@@ -335,7 +370,7 @@ def _split(positions: Sequence[int], labels: Sequence[int], held_out: int, seed:
 
 def _result(
     config: TrainConfig,
-    task: TrainTask,
+    task: Task,
     history: list[list[Epoch]],
     peak_memory_mb: list[float],
     folder: Path,
@@ -345,15 +380,14 @@ def _result(
     evaluated = [[epoch for epoch in trial if epoch.test is not None] for trial in history]
     tests = np.array([[epoch.test for epoch in trial] for trial in evaluated], dtype=np.float64)
     if config.folds:
-        best = [int(finite(tests.mean(axis=0)).argmax())] * len(history)
+        best = [best_place(tests.mean(axis=0), task.metric)] * len(history)
         rule = BEST_MEAN_TEST
     else:
-        best = [best_validation(trial) for trial in evaluated]
+        best = [best_validation(trial, task.metric) for trial in evaluated]
         rule = BEST_VALIDATION
     return Result(
-        rule=rule.format(measure=task.measure_name),
-        measure=task.measure_name,
-        loss=task.loss_name,
+        rule=rule.format(measure=task.metric.name),
+        task=task,
         scores=[float(scores[place]) for scores, place in zip(tests, best, strict=True)],
         epochs=[trial[place].epoch for trial, place in zip(evaluated, best, strict=True)],
         classes=[trial[place].classes for trial, place in zip(evaluated, best, strict=True)],

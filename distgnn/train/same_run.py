@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from distgnn.train.tasks import DEFAULT
+
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
     from distgnn.train.config import TrainConfig
@@ -39,7 +41,7 @@ def check_same_run(session: Session, config: TrainConfig, dataset: LoadedDataset
 
 def _resolved(config: TrainConfig, dataset: LoadedDataset | None) -> dict[str, Any]:
     """Return the options with what they come to: what is usual may be left out on one rank and said on another."""
-    task = dataset.task if dataset is not None else config.task or "node"
+    task = dataset.task if dataset is not None else config.task or DEFAULT
     config = config.for_task(task)
     resolved = {**config.as_dict(), "task": task, "batch_size": config.examples_a_batch}
     resolved["checkpoint_every"] = config.save_interval

@@ -48,6 +48,7 @@ class Sampled:
     ) -> None:
         self._graph = graph
         self._seed, self._progress = config.seed, progress
+        self._rank, self._world_size = session.rank, session.world_size
         self._limit = config.steps_per_epoch
         self._batch_size = config.examples_a_batch * (1 if graph.labels is not None else 2)  # an edge has a negative
         self._options: dict[str, Any] = {
@@ -74,6 +75,11 @@ class Sampled:
             yield Step(batch, self._targets(batch, min(self._batch_size, len(labels) - number * self._batch_size)))
             self._progress.advance(shown)
         self._progress.remove_task(shown)
+
+    def training_labels(self) -> Tensor:
+        """Return the labels of every W-th node or edge."""
+        _, labels = self._labelled("train", 0)
+        return labels[self._rank :: self._world_size]
 
     def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Compute the outputs of all nodes, with all their neighbors."""

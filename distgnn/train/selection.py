@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distgnn.train.epoch import Epoch
+    from distgnn.train.tasks import Metric
 
 
-def best_validation(evaluated: Sequence[Epoch]) -> int:
+def best_validation(evaluated: Sequence[Epoch], metric: Metric) -> int:
     """Return the place of the epoch of best validation, the first of equals, among those that were evaluated."""
-    return int(np.argmax(finite([epoch.val for epoch in evaluated])))
+    return best([epoch.val for epoch in evaluated], metric)
 
 
-def finite(scores: Sequence[float | None] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scores with -1 for those that are not finite or not there, so that none of them is the best."""
-    return np.nan_to_num(np.array(scores, dtype=np.float64), nan=-1.0)
+def best(values: Sequence[float | None] | NDArray[np.float64], metric: Metric) -> int:
+    """Return the place of the best number, the first of equals; never one that is not finite, while another is."""
+    numbers = np.array(values, dtype=np.float64) * (1 if metric.better == "max" else -1)
+    return int(np.argmax(np.where(np.isfinite(numbers), numbers, -np.inf)))

@@ -17,7 +17,7 @@ from distgnn.train.part import own_part
 from distgnn.train.sampled import Sampled
 from distgnn.train.steps import FullBatch
 from distgnn.train.stored import StoredGraph, store_graph, store_part
-from distgnn.train.tasks import Classification, LinkPrediction
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class Source:
             dataset = replace(dataset, graphs=[])
         self.dataset = dataset
         self._config = config.for_task(dataset.task)
-        self.task: Task = LinkPrediction() if dataset.task == "link" else Classification()
+        self.task: Task = TASKS[dataset.task].choosing(config.metric)
 
     def steps(self, seed: int, split: Mapping[str, Sequence[int]] | None, at_the_end: ExitStack) -> Steps:
         """Make the steps of a trial.
@@ -86,10 +86,10 @@ class Source:
         if split is not None:
             return Graphs(dataset, session, split, config.examples_a_batch, seed)
         name = f"data set {dataset.name!r}"
-        if dataset.task == "link":
+        if self.task.on_edges:
             links = Links(dataset.graph, name, dataset.num_nodes, session, config.seed, at_the_end)
             return FullBatch(links.graph, links)
-        check_labels(dataset.graph, name)
+        check_labels(dataset.graph, name, self.task)
         return FullBatch(dataset.graph, NodeLabels(dataset.graph, name, session))
 
     def close(self) -> None:

@@ -74,6 +74,10 @@ class Steps(Protocol):
         """
         ...
 
+    def training_labels(self) -> Tensor:
+        """Return the labels ``[K]`` of this rank's share of the training set."""
+        ...
+
     def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield the name of a held-out set, and scores and labels of this rank's part of it, perhaps in pieces."""
         ...
@@ -95,6 +99,10 @@ class FullBatch:
         del model
         if not first:
             yield Step(self._data, self._targets("train", epoch))
+
+    def training_labels(self) -> Tensor:
+        """Return the labels of this rank's nodes."""
+        return self._targets("train", 0).labels
 
     def evaluate(self, model: DistributedGNN, task: Task) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Run the model once for all sets."""

@@ -13,6 +13,7 @@ from distgnn.storage.specs import GraphSpec, PartitionBook, TensorSpec
 from distgnn.train.links import split_edges
 from distgnn.train.nodes import MASKS, check_labels
 from distgnn.train.steps import check_sets
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -64,17 +65,17 @@ def store_graph(
     """
     graph, name = dataset.graph, f"data set {dataset.name!r}"
     edge_index, edge_attr, labels, edge_ids = graph.edge_index, graph.edge_attr, None, {}
-    if dataset.task == "link":
+    task = TASKS[dataset.task]
+    if task.on_edges:
         edge_ids = split_edges(edge_index, dataset.num_nodes, seed)
         targets = {part: edge_index[:, edges] for part, edges in edge_ids.items()}
         edge_index = targets["train"]
         edge_attr = None if edge_attr is None else edge_attr[edge_ids["train"]]
     else:
-        check_labels(graph, name)
+        check_labels(graph, name, task)
         labels = graph.y
         targets = {part: graph[mask].nonzero().flatten() for part, mask in MASKS.items()}
-    what = "nodes" if dataset.task == "node" else "edges"
-    check_sets({part: ids.size(-1) for part, ids in targets.items()}, f"{what} of {name}")
+    check_sets({part: ids.size(-1) for part, ids in targets.items()}, f"{task.targets} of {name}")
     structure = session.backend.open_graph(
         GraphSpec(default_name("graph"), dataset.num_nodes, edge_index.size(1)), edge_index
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distgnn.distributed.rendezvous.launcher import launched
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from distgnn.data import LoadedDataset
@@ -43,7 +44,7 @@ def choose_threads(config: TrainConfig, dataset: LoadedDataset, most: int) -> in
 def numbers_a_step(config: TrainConfig, dataset: LoadedDataset) -> int:
     """Return about how many numbers the widest input of a layer has in a step of one rank."""
     config = config.for_task(dataset.task)
-    if dataset.task == "graph":
+    if TASKS[dataset.task].on_graphs:
         rows = ceil(dataset.num_nodes * config.examples_a_batch / max(1, len(dataset.graphs)))
     elif config.mode in {"sampled", "history"}:
         fanouts = [max(fanout, 10) for fanout in config.fanouts] if config.mode == "sampled" else [10]

@@ -22,6 +22,7 @@ from distgnn.train.config import TrainConfig
 from distgnn.train.models import make_model
 from distgnn.train.selection import best_validation
 from distgnn.train.session import Session
+from distgnn.train.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class KeptModels:
 
     def __init__(self, config: TrainConfig, session: Session, folder: RunFolder, dataset: LoadedDataset) -> None:
         self._config, self._session, self._run = config, session, folder
+        self._metric = TASKS[dataset.task].choosing(config.metric).metric
         self._sizes = {name: getattr(dataset, name) for name in _SIZES}
         self._is_possible: bool | None = None if config.save_model else False
         self._draft: Path | None = None
@@ -88,7 +90,7 @@ class KeptModels:
         if self._config.folds:
             return history[-1].epoch == self._config.epochs
         evaluated = [epoch for epoch in history if epoch.test is not None]
-        return history[-1].test is not None and best_validation(evaluated) == len(evaluated) - 1
+        return history[-1].test is not None and best_validation(evaluated, self._metric) == len(evaluated) - 1
 
     def _can(self, checkpoint: Checkpoint) -> bool:
         """Tell whether there is a way to save it; collective."""

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from distgnn.nn.embedding import layer_parameters
 from distgnn.optim import RULES, SparseOptimizer
 from distgnn.storage.capabilities import SupportsCache, SupportsTraffic
 from distgnn.train.epoch import Epoch, EpochSoFar
+from distgnn.train.metrics import Metrics
 from distgnn.train.models import make_model
 from distgnn.train.steps import outputs
 
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
 
     from distgnn.checkpoint import Stateful
     from distgnn.train.config import TrainConfig
+    from distgnn.train.session import Session
     from distgnn.train.source import Source
     from distgnn.train.steps import Steps
-    from distgnn.train.tasks import Measure
 
 
 class Trial:
@@ -40,6 +42,9 @@ class Trial:
         split: On a graph data set, positions of the graphs of ``"train"``, ``"test"`` and perhaps ``"val"``. What is
             one graph has its split in itself.
         number: Number of the trial in the run.
+
+    Attributes:
+        task: What is learned.
     """
 
     def __init__(
@@ -59,13 +64,16 @@ class Trial:
         self.number = number
         self._config, self._session = config, source.session
         self._at_the_end = ExitStack()
-        self._task = source.task
-        self._so_far = EpochSoFar(source.session, source.task)
+        self.task, self._num_classes = source.task, source.dataset.num_classes
         self._begin = 0.0
         self.model = make_model(config, source.dataset, source.session.backend)
         self._at_the_end.callback(self.model.close)
         self._steps: Steps = source.steps(seed, split, self._at_the_end)
-        graphs = source.dataset.task == "graph"
+        if config.class_weight is not None:
+            labels = self._steps.training_labels()
+            self.task = self.task.weighing(balanced_weights(labels, self._num_classes, self._session))
+        self._so_far = EpochSoFar(source.session, self.task, self._num_classes)
+        graphs = self.task.on_graphs
         # Where ranks have different rows they normalize over all of them.
         self._wrapped = self._session.wrap(self.model, sync_batch_norm=graphs or config.mode is not None)
         layers = layer_parameters(self.model)
@@ -93,22 +101,24 @@ class Trial:
         for epoch in range(done + 1, self._config.epochs + 1):
             self._session.begin_epoch()
             self._begin = time.perf_counter() - self._so_far.seconds
-            loss, train, rows, ages, counts = self._train_epoch(epoch, between)
+            loss, metrics, rows, ages, counts = self._train_epoch(epoch, between)
             trained = time.perf_counter()
             is_evaluated = epoch % self._config.eval_every == 0 or epoch == self._config.epochs
             with self._session.timeline.span("evaluation"):
                 held_out, classes = self._evaluate() if is_evaluated else ({}, None)
             self._schedule.step()
-            finite = self._is_finite(loss, train, *held_out.values())
+            found = {"train": metrics, **held_out}
+            chosen = {part: numbers[self.task.metric.name] for part, numbers in found.items()}
+            finite = self._is_finite(loss, *chosen.values())
             end = time.perf_counter()
             self._so_far.begin()
             yield Epoch(
                 self.number,
                 epoch,
                 loss,
-                train,
-                held_out.get("val"),
-                held_out.get("test"),
+                chosen["train"],
+                chosen.get("val"),
+                chosen.get("test"),
                 ages if self._config.mode == "history" else None,
                 rows / (trained - self._begin),
                 end - self._begin,
@@ -116,6 +126,7 @@ class Trial:
                 self._session.spent(),
                 classes,
                 finite,
+                found,
             )
 
     def close(self) -> None:
@@ -124,7 +135,7 @@ class Trial:
 
     def _train_epoch(
         self, epoch: int, between: Callable[[], object]
-    ) -> tuple[float, float, float, dict[str, float], tuple[float | None, float | None]]:
+    ) -> tuple[float, dict[str, float], float, dict[str, float], tuple[float | None, float | None]]:
         self.model.train()
         timeline, first, before = self._session.timeline, self._so_far.steps, self._counts()
         batches = timeline.through("batches", self._steps.train(epoch, self.model, first))
@@ -134,9 +145,9 @@ class Trial:
                 between()
                 before = self._counts() - fetched
             self._dense.zero_grad()
-            scores = step.targets.scores(self._task, outputs(self._wrapped, step.data))
+            scores = step.targets.scores(self.task, outputs(self._wrapped, step.data))
             # Ranks sum their gradients, so each takes its part of the mean over the whole batch.
-            loss = self._task.loss(scores, step.targets.labels) / step.targets.count
+            loss = self.task.loss(scores, step.targets.labels) / step.targets.count
             with timeline.span("compute"):
                 loss.backward()  # type: ignore[no-untyped-call]
             self._dense.step()
@@ -146,9 +157,9 @@ class Trial:
             total_loss = float(loss.detach()) * step.targets.count
             self._so_far.add(step, total_loss, scores, self.model.ages.take(), now - before)
             before = now
-        mean_loss, train, rows, ages, (sent, found, of) = self._so_far.over_ranks()
+        mean_loss, metrics, rows, ages, (sent, found, of) = self._so_far.over_ranks()
         bytes_a_step = sent / self._so_far.steps if isinstance(self._session.backend, SupportsTraffic) else None
-        return mean_loss, train, rows, ages, (bytes_a_step, found / of if of else None)
+        return mean_loss, metrics, rows, ages, (bytes_a_step, found / of if of else None)
 
     def _counts(self) -> Tensor:
         """Return what the backend counts since it was opened: bytes sent, rows found in its cache, and of how many."""
@@ -164,10 +175,23 @@ class Trial:
         return self._session.max(float(not finite)) == 0
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[dict[str, float], int | None]:
+    def _evaluate(self) -> tuple[dict[str, dict[str, float]], int | None]:
         self.model.eval()
-        measures: dict[str, Measure] = defaultdict(self._task.measure)
-        for part, scores, labels in self._steps.evaluate(self.model, self._task):
-            measures[part].add(scores, labels)
-        classes = measures["test"].classes(self._session)
-        return {part: measure.over_ranks(self._session) for part, measure in measures.items()}, classes
+        metrics: dict[str, Metrics] = defaultdict(partial(Metrics, self.task, self._num_classes))
+        for part, scores, labels in self._steps.evaluate(self.model, self.task):
+            metrics[part].add(scores, labels)
+        classes = metrics["test"].classes(self._session)
+        return {part: each.over_ranks(self._session) for part, each in metrics.items()}, classes
+
+
+def balanced_weights(labels: Tensor, num_classes: int, session: Session) -> Tensor:
+    """Return the weight ``[C]`` of each class, as scikit-learn's ``compute_class_weight("balanced")``; collective.
+
+    Args:
+        labels: ``[K]``, of this rank's share of the training set.
+        num_classes: How many classes there are, C; one without labels weighs nothing.
+        session: The ranks.
+    """
+    counts = torch.tensor(session.sum(labels.bincount(minlength=num_classes).tolist()))
+    weights = counts.sum() / (counts > 0).sum() / counts
+    return torch.where(counts > 0, weights, 0.0).to(torch.get_default_dtype())

@@ -12,7 +12,7 @@ from distgnn.train.config import TrainConfig
     ("options", "words"),
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"task": "edge"}, "task must be one of graph, node, link, not 'edge'"),
+        ({"task": "edge"}, "task must be one of graph, node, link, node-regression, not 'edge'"),
         ({"eval_every": 0}, "eval_every must be at least 1"),
         ({"mode": "full", "batch_size": 10}, "all nodes in one batch: leave out batch_size, or use mode='sampled'"),
         ({"mode": "full", "num_neighbors": "9,9,9"}, "num_neighbors only go with mode='sampled', not 'full'"),

@@ -20,9 +20,10 @@ from distgnn.nn.embedding import layer_parameters
 from distgnn.train import run
 from distgnn.train.config import TrainConfig
 from distgnn.train.epoch import Epoch
+from distgnn.train.metrics import Metrics
 from distgnn.train.session import Session
 from distgnn.train.source import Source
-from distgnn.train.tasks import Accuracy, AreaUnderCurve, Classification
+from distgnn.train.tasks import TASKS
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def test_the_best_epoch_is_one_before_the_loss_was_not_finite() -> None:
     result = train(keep_going=True)
     scores = enumerate((0.3, 0.4, torch.nan), start=1)
     epochs = [Epoch(0, number, 1.0, 0.5, score, score, None, 1.0, 1.0) for number, score in scores]
-    again = run._result(TrainConfig(), Classification(), [epochs], [1.0], result.folder, (), 1)
+    again = run._result(TrainConfig(), TASKS["node"], [epochs], [1.0], result.folder, (), 1)
     assert (again.epochs, again.scores) == ([2], [0.4])
 
 
@@ -131,12 +132,14 @@ def test_a_gradient_that_is_not_finite_is_seen_in_the_weights_after_its_step() -
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_measure_with_a_score_that_is_not_finite_is_nan(bad: float) -> None:
     session = Session(distgnn.get_backend())
-    accuracy, area = Accuracy(), AreaUnderCurve()
+    accuracy, area = Metrics(TASKS["node"], 2), Metrics(TASKS["link"], 0)
     for scores in (torch.tensor([[0.2, 0.8]]), torch.tensor([[bad, 0.0]]), torch.tensor([[0.2, 0.8]])):
         accuracy.add(scores, torch.tensor([1]))
         area.add(scores[:, 0], torch.tensor([1.0]))
         area.add(scores[:, 1], torch.tensor([0.0]))
-    assert torch.tensor([accuracy.over_ranks(session), area.over_ranks(session)]).isnan().all()
+    found = accuracy.over_ranks(session) | area.over_ranks(session)
+    assert list(found) == ["accuracy", "macro F1", "AUC"]
+    assert torch.tensor(list(found.values())).isnan().all()
 
 
 def test_an_epoch_that_is_not_finite_goes_through_json_and_back() -> None:

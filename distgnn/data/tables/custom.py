@@ -35,6 +35,7 @@ def load_custom_graph(
     num_nodes: int | None = None,
     undirected: bool = True,
     label_column: str | int | None = None,
+    regression: bool = False,
     seed: int = 0,
 ) -> Data:
     """Load a graph from an edge file and, if there are any, files of features and labels.
@@ -56,11 +57,14 @@ def load_custom_graph(
         num_nodes: Number of nodes; by default the largest id in the edge file, plus one.
         undirected: Add the reverse of every edge and merge doubles. Otherwise edges stay as the file has them.
         label_column: Name or number of the label's column; by default that which the header calls so, or the only one.
+        regression: Whether labels are numbers to be predicted instead of classes; an empty field is unlabelled, and
+            -1 a number.
         seed: Seed of the split.
 
     Returns:
         ``edge_index [2, E]``; ``x [N, F]`` float32 if there are features; ``y [N]`` int64, -1 where there is no label,
-        and the masks of the file's split, or else of a random 60/20/20 split by class, if there are labels.
+        or with ``regression`` float32, NaN where there is none, and the masks of the file's split, or else of a random
+        60/20/20 split by class, if there are labels.
 
     Raises:
         DatasetNotFoundError: A file is missing.
@@ -78,7 +82,7 @@ def load_custom_graph(
         data.edge_index = to_undirected(edge_index, num_nodes=num_nodes)
     if labels is not None:
         check_memory(f"{edges} makes {num_nodes:,} nodes, whose labels and split", 16 * num_nodes)
-        data.update(read_labels(Path(labels), num_nodes, label_column, seed=seed))
+        data.update(read_labels(Path(labels), num_nodes, label_column, seed=seed, regression=regression))
     if features is not None:
         own = None if labels is None else Path(labels)
         data.x = read_features(Path(features), num_nodes, labels=own, label_column=label_column, y=data.y)

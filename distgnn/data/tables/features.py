@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.data.notes import note
+from distgnn.data.splits import is_labelled
 from distgnn.data.tables.columns import (
     find_label,
     id_column,
@@ -146,7 +147,7 @@ def _without_column_numbers(table: Table, num_nodes: int) -> Table:
 
 
 def _warn_of_labels(path: Path, x: Tensor, y: Tensor) -> None:
-    labelled = y >= 0
+    labelled = is_labelled(y)
     if int(labelled.sum()) < _MANY or torch.unique(y[labelled]).numel() < 2:
         return
     equal = (x[labelled] == y[labelled].float().unsqueeze(1)).all(dim=0).nonzero().flatten().tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from distgnn.data.notes import note
-from distgnn.data.splits import random_masks
+from distgnn.data.splits import is_labelled, random_masks
 from distgnn.data.tables.columns import SET_NAMES, find_label, node_column, split_columns
 from distgnn.data.tables.files import read_table
 from distgnn.data.tables.ids import check_rows, node_ids, whole
@@ -26,7 +26,9 @@ MOST_CLASSES_WITH_GAPS = 100
 _MANY = 20  # labelled nodes, from which labels of their own look like numbers
 
 
-def read_labels(path: Path, num_nodes: int, asked: str | int | None, *, seed: int) -> dict[str, Tensor]:
+def read_labels(
+    path: Path, num_nodes: int, asked: str | int | None, *, seed: int, regression: bool = False
+) -> dict[str, Tensor]:
     """Read labels, and the split if the table has one.
 
     Args:
@@ -34,6 +36,7 @@ def read_labels(path: Path, num_nodes: int, asked: str | int | None, *, seed: in
         num_nodes: Number of nodes.
         asked: Column of the label.
         seed: Of the random split, where the table has none.
+        regression: Whether labels are numbers to be predicted, not classes.
 
     Returns:
         ``y``, ``train_mask``, ``val_mask`` and ``test_mask``, each ``[num_nodes]``.
@@ -48,12 +51,13 @@ def read_labels(path: Path, num_nodes: int, asked: str | int | None, *, seed: in
         masks = [i for i, kind in split_columns(table).items() if kind != "split" and i != label]
         return [*([] if nodes is None else [nodes]), label, *masks]
 
+    values = numbers if regression else classes
     table = read_table(path, key="y", pick=pick, gaps=True)
     if table.layout is None:
         check_rows(table, num_nodes, "labels")
         if table.values.numel() != num_nodes:
             raise DataFormatError(f"{path} holds {list(table.values.shape)}; labels are an array of shape [N]")
-        y = classes(table, table.values.flatten().double())
+        y = values(table, table.values.flatten().double())
         return {"y": y, **random_masks(y, seed=seed)}
     label = find_label(table.layout, asked)
     column = table.columns.index(label)
@@ -64,10 +68,27 @@ def read_labels(path: Path, num_nodes: int, asked: str | int | None, *, seed: in
         nodes = node_ids(table, table.values[:, 0], num_nodes)
         twice = nodes.bincount(minlength=num_nodes)[nodes] > 1
         table.refuse(twice, nodes, "has more than one label; keep one line a node")
-    y = torch.full((num_nodes,), -1)
-    y[nodes] = classes(table, table.values[:, column])
+    found = values(table, table.values[:, column])
+    y = torch.full((num_nodes,), torch.nan if regression else -1, dtype=found.dtype)
+    y[nodes] = found
     sets = _own_sets(table, label, nodes, num_nodes)
     return {"y": y, **(random_masks(y, seed=seed) if sets is None else _masks(path, sets, y))}
+
+
+def numbers(table: Table, values: Tensor) -> Tensor:
+    """Take numbers for what is to be predicted, float32, NaN where there is none; say what is unusual.
+
+    Raises:
+        DataFormatError: One is not finite, or there is none.
+    """
+    y = values.float()
+    table.refuse(y.isinf(), values, "is not a label of regression, a finite number in float32")
+    gaps = int(y.isnan().sum())
+    if gaps == y.numel():
+        raise DataFormatError(f"{table.path}: no node has a label; labels of regression are numbers")
+    if gaps:
+        note(f"{table.path}: of {y.numel():,} lines {gaps:,} are unlabelled, by an empty field")
+    return y
 
 
 def classes(table: Table, numbers: Tensor) -> Tensor:
@@ -82,7 +103,8 @@ def classes(table: Table, numbers: Tensor) -> Tensor:
     table.refuse(
         ~whole(numbers) & numbers.isfinite() & (numbers.abs() < 2**53),
         numbers,
-        f"{fraction}; numbers to be predicted (regression) are not trained here, only classes",
+        f"{fraction}; numbers to be predicted (regression) are not trained here, only classes: "
+        "that is task='node-regression' of training, and regression=True in Python",
     )
     table.refuse(~(whole(numbers) & (numbers >= -1)), numbers, f"{fraction}; an empty field is unlabelled, too")
     y = numbers.long()
@@ -101,7 +123,7 @@ def classes(table: Table, numbers: Tensor) -> Tensor:
         raise DataFormatError(
             f"{table.path} has labels up to {distinct[-1]:,}, which makes {count:,} classes of which {len(distinct):,} "
             "are there; number classes from 0, for example with numpy.unique(labels, return_inverse=True) "
-            "(numbers to be predicted, as prices, are not trained here)"
+            "(numbers to be predicted, as prices, are for task='node-regression')"
         )
     if minus or bool(empty.any()):
         kinds = " and ".join(f"{n:,} by {by}" for n, by in ((minus, "-1"), (int(empty.sum()), "an empty field")) if n)
@@ -146,12 +168,13 @@ def _own_sets(table: Table, label: int, nodes: Tensor, num_nodes: int) -> Tensor
 
 
 def _masks(path: Path, sets: Tensor, y: Tensor) -> dict[str, Tensor]:
-    masks = {name: (sets == number) & (y >= 0) for number, name in enumerate(("train_mask", "val_mask", "test_mask"))}
+    labelled = is_labelled(y)
+    masks = {name: (sets == number) & labelled for number, name in enumerate(("train_mask", "val_mask", "test_mask"))}
     sizes = {name.removesuffix("_mask"): int(mask.sum()) for name, mask in masks.items()}
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         raise DataFormatError(f"{path}: no labelled node is in {', '.join(empty)}; a split has train, val and test")
-    outside, without = int(((sets < 0) & (y >= 0)).sum()), int(((sets >= 0) & (y < 0)).sum())
+    outside, without = int(((sets < 0) & labelled).sum()), int(((sets >= 0) & ~labelled).sum())
     if outside or without:
         note(
             f"{path}: {outside:,} nodes with a label are in no set, and {without:,} in one have no label; "

@@ -1,7 +1,7 @@
 """Options of a run: one frozen dataclass for each owner, from whose fields the command line is made."""
 
 from distgnn.nn.models import MODELS
-from distgnn.train.options.data import TASKS, DataOptions
+from distgnn.train.options.data import DataOptions
 from distgnn.train.options.job import JobOptions
 from distgnn.train.options.model import NORMS, ModelOptions
 from distgnn.train.options.output import Interval, OutputOptions
@@ -14,7 +14,6 @@ __all__ = [
     "MODES",
     "NORMS",
     "SPARSE_OPTIMIZERS",
-    "TASKS",
     "DataOptions",
     "Interval",
     "JobOptions",

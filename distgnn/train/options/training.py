@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from distgnn.train.options.setting import setting
+from distgnn.train.tasks import METRICS
 
 MODES = ("full", "sampled", "history")
+CLASS_WEIGHTS = ("balanced",)
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise-adagrad", "adam", "adamw")  # the keys of distgnn.optim.RULES
 LARGEST_RATE = 1e36  # a step in float32 cannot be much larger
 
@@ -22,6 +24,9 @@ class TrainingOptions:
             ``"history"`` on batches of nodes with all their neighbors, of which earlier batches have left the outputs
             of layers (GNNAutoScale). None is ``"sampled"`` where ``batch_size`` or ``num_neighbors`` is given, and
             otherwise all nodes at once, on every rank.
+        metric: Key of the metric that chooses the epoch, one of the task's; None is its first.
+        class_weight: ``"balanced"`` weighs the loss by the inverse frequency of classes in the training set; None
+            weighs all alike.
         epochs: Passes over the training data.
         keep_going: Train on when the loss, a score or a weight is not finite any more, instead of ending the run.
         batch_size: Graphs, or with ``mode="sampled"`` and ``"history"`` nodes or edges, a batch over all ranks; None is
@@ -50,6 +55,16 @@ class TrainingOptions:
         f"For data of one graph, one of: {', '.join(MODES)}. "
         "\\[default: sampled with --batch-size or --num-neighbors, else all nodes on every rank]",
         choices=MODES,
+    )
+    metric: str | None = setting(
+        None,
+        f"Chooses the epoch; of the task's, one of: {', '.join(METRICS)}. \\[default: the first of the task]",
+        choices=METRICS,
+    )
+    class_weight: str | None = setting(
+        None,
+        f"Weights of classes in the loss, one of: {', '.join(CLASS_WEIGHTS)}. \\[default: all alike]",
+        choices=CLASS_WEIGHTS,
     )
     epochs: int = setting(100, "Passes over the training data.", least=1)
     keep_going: bool = setting(
