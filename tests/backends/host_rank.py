@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -74,11 +75,12 @@ def ports(_: SpreadBackend) -> None:
 
 
 def main() -> None:
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(600, exit=True)
     name, what = sys.argv[1:]
+    timeout = float(os.environ["PATIENCE"])
     if what != "start":
-        opened(name, 30).close()  # processes start seconds apart on a busy machine
-    backend = opened(name, 4)
+        opened(name, max(30.0, 3 * timeout)).close()  # processes start seconds apart on a busy machine
+    backend = opened(name, timeout)
     try:
         globals()[what](backend)
     finally:

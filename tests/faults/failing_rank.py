@@ -195,7 +195,9 @@ def main() -> None:
     say("starting")
     name, what, timeout = sys.argv[1], sys.argv[2], float(sys.argv[3])
     if what != "start":
-        opened(name, 30).close()  # processes start seconds apart on a busy machine, and calls wait for less
+        opened(
+            name, max(30.0, 3 * timeout)
+        ).close()  # processes start seconds apart on a busy machine, and calls wait for less
     begin = time.monotonic()
     try:
         backend = opened(name, timeout, **json.loads(os.environ.get("OPTIONS", "{}")))

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from tests.jobs import slowness
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -71,7 +73,7 @@ class Run:
         return self._output.read()
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * slowness()
         while not any(int(path.name[5:]) >= step for path in self.run.glob("checkpoints/step-*")):
             assert self.process.poll() is None, self.output()
             assert time.monotonic() < deadline, self.output()
@@ -84,7 +86,7 @@ class Run:
 
     def code(self) -> int:
         try:
-            return self.process.wait(90)
+            return self.process.wait(90 * slowness())
         except subprocess.TimeoutExpired:
             pytest.fail(f"the job does not end:\n{self.output()}")
 
@@ -126,7 +128,7 @@ def assert_same(runs: Sequence[Run]) -> None:
         assert rows.equal(tensors[name]) or "random/python" in name or "random/numpy" in name, name
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_job_whose_ranks_and_servers_are_killed_ends_as_an_undisturbed_one(backend: str, tmp_path: Path) -> None:
     options = ("--backend", backend)
@@ -144,7 +146,7 @@ def test_a_job_whose_ranks_and_servers_are_killed_ends_as_an_undisturbed_one(bac
         assert left == {f"step-{step}" for step in (EPOCHS, EPOCHS - EVERY)} - {f"step-{best}"}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_job_that_is_asked_to_end_saves_and_goes_on_later_on_another_number_of_ranks(tmp_path: Path) -> None:
     with started(tmp_path / "one", "--backend", "pyg") as first:
         first.wait_for_step(EVERY)
