@@ -22,6 +22,7 @@ import torch
 from distgnn.data import generate_graph
 from distgnn.errors import PeerLostError
 from distgnn.graph import partition_graph
+from distgnn.nn import MODELS
 from distgnn.plan.estimate import Pace
 from distgnn.plan.job import even_part
 from distgnn.storage.capabilities import SupportsTraffic
@@ -30,6 +31,7 @@ from distgnn.train.config import TrainConfig
 from distgnn.train.memory import peak_memory
 from distgnn.train.session import Session
 from distgnn.train.source import Source
+from distgnn.train.tasks import TASKS
 from distgnn.train.trial import Trial
 
 if TYPE_CHECKING:
@@ -148,6 +150,7 @@ def run_sample(
 def main() -> None:
     """Be a rank."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    MODELS["gin"], TASKS["node"].metric.make(2)  # what is imported when it is first used is here before
     before = psutil.Process().memory_info().rss
     config = TrainConfig(**json.loads(sys.argv[1]))
     with use("pyg", share_memory=False) as backend:

@@ -41,6 +41,7 @@ def optimizers(stored: Module, dense: Module, lr: float = 1.0) -> tuple[Any, Any
 
 
 def gin(name: str = "nodes") -> tuple[DistributedGIN, StoredEmbedding]:
+    torch.manual_seed(0)  # with some weights every row ends below zero, where nothing changes
     model = DistributedGIN(4, 4, num_layers=1, out_channels=3, use_dist_embedding=True, embedding_name=name)
     model.set_num_embeddings(6)
     assert model.node_features is not None

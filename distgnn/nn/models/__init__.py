@@ -40,6 +40,7 @@ class _Models(Mapping[str, "type[DistributedGNN]"]):
 
 
 MODELS = _Models({"gin": "DistributedGIN", "gine": "DistributedGINE", "sage": "DistributedSAGE"})
+"""The classes of the models, by the names that options give them."""
 
 
 def __getattr__(name: str) -> type[DistributedGNN]:
