@@ -110,7 +110,8 @@ class PeerWatch:
                 work.wait(timedelta(seconds=_LOOK_SECONDS))
             except RuntimeError:  # noqa: PERF203  # it waits
                 if work.is_completed():
-                    raise
+                    work.wait()  # it ended since, well or by its own error: no look is its failure
+                    return
                 self.look()
             else:
                 return
