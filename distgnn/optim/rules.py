@@ -167,23 +167,9 @@ class Adam:
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
-        beta1, beta2 = self.betas
-        with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
-            torch._fused_adam_(
-                [parameters],
-                [gradients.contiguous()],
-                [mean],
-                [square],
-                [],
-                [torch.tensor(float(step), device=rows.device)],
-                lr=self.lr,
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=0.0,
-                eps=self.eps / math.sqrt(1 - beta2**step),  # it is added to the root after that is corrected
-                amsgrad=False,
-                maximize=False,
-            )
+        # It is added to the root after that is corrected.
+        eps = self.eps / math.sqrt(1 - self.betas[1] ** step)
+        _adam(rows, state, gradients, step, lr=self.lr, betas=self.betas, eps=eps)
 
 
 @dataclass(frozen=True)
@@ -217,22 +203,38 @@ class AdamW:
 
     def update(self, rows: Tensor, state: Mapping[str, Tensor], gradients: Tensor, step: int) -> None:
         """Apply the rule in place; see :meth:`distgnn.storage.protocols.UpdateRule.update`."""
-        with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
-            torch._fused_adamw_(
-                [parameters],
-                [gradients.contiguous()],
-                [mean],
-                [square],
-                [],
-                [torch.tensor(float(step), device=rows.device)],
-                lr=self.lr,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=self.weight_decay,
-                eps=self.eps,
-                amsgrad=False,
-                maximize=False,
-            )
+        decay = self.weight_decay
+        _adam(rows, state, gradients, step, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=decay)
+
+
+def _adam(
+    rows: Tensor,
+    state: Mapping[str, Tensor],
+    gradients: Tensor,
+    step: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """Move both moments and the rows; the decay, if any, is apart from the gradients."""
+    with _packed(rows, state["exp_avg"], state["exp_avg_sq"]) as (parameters, mean, square):
+        torch._fused_adamw_(
+            [parameters],
+            [gradients.contiguous()],
+            [mean],
+            [square],
+            [],
+            [torch.tensor(float(step), device=rows.device)],
+            lr=lr,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=weight_decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 @contextmanager
