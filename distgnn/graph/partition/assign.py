@@ -92,12 +92,12 @@ def _hash(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tens
 
 
 def _metis(edge_index: Tensor, num_nodes: int, num_parts: int, seed: int) -> Tensor:
+    if num_parts >= num_nodes:
+        return torch.arange(num_nodes, dtype=torch.int32)
     if find_spec("pymetis") is None:
         raise ConfigError(
             "method 'metis' needs the package pymetis: pip install 'distgnn[metis]'; or choose the method hash or range"
         )
-    if num_parts >= num_nodes:
-        return torch.arange(num_nodes, dtype=torch.int32)
     # An edge counts as often as it is there, in either direction, so that METIS cuts the least of the edges given.
     sources, destinations = edge_index.numpy()
     pairs = np.concatenate([sources * num_nodes + destinations, destinations * num_nodes + sources])
