@@ -7,9 +7,9 @@ backend and what a backend is written against. What needs torch is imported when
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from distgnn._lazy import lazy_names
 from distgnn._version import __version__
 from distgnn.errors import (
     BackendError,
@@ -162,12 +162,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
-    for module, names in _LAZY.items():
-        if name in names:
-            value = globals()[name] = getattr(importlib.import_module(f"distgnn.{module}"), name)
-            return value
-    raise AttributeError(f"module 'distgnn' has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

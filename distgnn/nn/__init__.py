@@ -5,9 +5,9 @@ What needs torch is imported when it is first used, so that the command line can
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from distgnn._lazy import lazy_names
 from distgnn.nn.models import MODELS
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
-    for module, names in _LAZY.items():
-        if name in names:
-            value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

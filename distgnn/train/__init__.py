@@ -10,8 +10,9 @@
 * :mod:`distgnn.train.trained`: the models that it leaves; :func:`load_run` brings one back.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from distgnn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from distgnn.train.trained import load_run
@@ -19,8 +20,5 @@ if TYPE_CHECKING:
 __all__ = ["load_run"]
 
 
-def __getattr__(name: str) -> object:
-    if name in __all__:  # the command line reads its defaults from this package, without torch
-        value = globals()[name] = getattr(importlib.import_module("distgnn.train.trained"), name)
-        return value
-    raise AttributeError(f"module 'distgnn.train' has no attribute {name!r}")
+# The command line reads its defaults from this package, without torch.
+__getattr__ = lazy_names(__name__, {"trained": __all__})

@@ -5,9 +5,10 @@ A model is imported when it is first asked for, so that the command line can lis
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from distgnn._lazy import lazy_names
 
 if TYPE_CHECKING:
     from distgnn.nn.models.base import DistributedGNN
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "DistributedGIN", "DistributedGINE", "DistributedGNN", "DistributedSAGE"]
 
-_LAZY = {
-    "DistributedGIN": "distributed_gin",
-    "DistributedGINE": "distributed_gin",
-    "DistributedGNN": "base",
-    "DistributedSAGE": "distributed_sage",
-}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "base": ("DistributedGNN",),
+        "distributed_gin": ("DistributedGIN", "DistributedGINE"),
+        "distributed_sage": ("DistributedSAGE",),
+    },
+)
 
 
 class _Models(Mapping[str, "type[DistributedGNN]"]):
@@ -41,10 +44,3 @@ class _Models(Mapping[str, "type[DistributedGNN]"]):
 
 MODELS = _Models({"gin": "DistributedGIN", "gine": "DistributedGINE", "sage": "DistributedSAGE"})
 """The classes of the models, by the names that options give them."""
-
-
-def __getattr__(name: str) -> type[DistributedGNN]:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    model: type[DistributedGNN] = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    return model
