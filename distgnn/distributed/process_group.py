@@ -31,6 +31,23 @@ _POLL_SECONDS = 1e-4
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}
 
 
+def check_met_before(world_size: int, backend: str) -> None:
+    """Refuse a backend that was opened alone, in a job whose ranks have met since.
+
+    Args:
+        world_size: How many ranks the backend has.
+        backend: Its name.
+
+    Raises:
+        CallOrderError: Each rank would have tables of its own.
+    """
+    if world_size == 1 and dist.is_initialized() and dist.get_world_size() > 1:
+        raise CallOrderError(
+            f"the {backend} backend was opened before torch.distributed.init_process_group, so it has one rank and the "
+            f"job {dist.get_world_size()}, each with tables of its own: call distgnn.use({backend!r}) after it"
+        )
+
+
 class ProcessGroupCommunicator:
     """The collectives of a process group.
 

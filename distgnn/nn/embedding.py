@@ -288,7 +288,14 @@ class StoredEmbedding(Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredEmbedding:
         """Follow ``.to()``, ``.half()`` and the like; what stands for the rows keeps its type."""
+        was_shared = self.handle.is_shared()  # type: ignore[no-untyped-call]
         super()._apply(lambda tensor: fn(tensor).to(torch.float32), recurse)  # type: ignore[no-untyped-call]
+        if self.handle.is_shared() and not was_shared and self.handle.is_cpu:  # type: ignore[no-untyped-call]
+            warnings.warn(
+                f"share_memory() does not share the rows of embedding store {self.name!r}, which live in a store: "
+                "other processes see them as ranks of one job, with a backend of several ranks such as 'pyg'",
+                stacklevel=2,
+            )
         if not self.handle.is_meta:
             self.handle.data.zero_()  # to_empty() leaves anything in it
         self._output = fn(torch.empty(0, dtype=self._output)).dtype

@@ -377,3 +377,12 @@ def test_a_model_that_was_made_on_no_device_can_be_moved_to_one() -> None:
     train(stored.to_empty(device="cpu"))
     spec = distgnn.EmbeddingSpec("table", 6, 4, seed=stored._seed)
     assert torch.equal(stored(ALL), distgnn.initial_rows(spec, 0, 6) - 1)
+
+
+def test_sharing_memory_says_that_rows_are_not_shared() -> None:
+    stored, _ = twins()
+    with pytest.warns(UserWarning, match=r"share_memory\(\) does not share the rows of embedding store 'table'"):
+        Sequential(stored, Linear(4, 2)).share_memory()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stored.double()

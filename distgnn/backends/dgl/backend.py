@@ -10,7 +10,7 @@ from distgnn.backends.dgl.cluster import Cluster
 from distgnn.backends.dgl.rows import check_dtype
 from distgnn.backends.dgl.stores import DGLEmbeddingStore, DGLGraphStore, DGLTensorStore
 from distgnn.distributed.peers import PeerWatch
-from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
+from distgnn.distributed.process_group import ProcessGroupCommunicator, check_met_before, new_gloo_group
 from distgnn.distributed.rendezvous.join import connect_ranks, join_job
 from distgnn.errors import StoreClosedError
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
@@ -95,6 +95,7 @@ class DGLBackend(OpenStores):
     def _agreed(self, spec: Spec, kind: type[_Store], fingerprint: bytes = b"") -> _Store | None:
         """Return the open store of that name, or None, when all ranks have asked for the same."""
         self.check_open(spec)
+        check_met_before(self._engine.size, self.name)
         self._engine.together("open", (spec, fingerprint), f"opening of {spec}")
         return self.attached(spec, kind)
 

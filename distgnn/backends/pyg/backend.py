@@ -9,6 +9,7 @@ from distgnn.backends.pyg.prefetch import Prefetcher, Turns
 from distgnn.backends.pyg.ranks import Ranks
 from distgnn.backends.pyg.router import Router
 from distgnn.backends.pyg.stores import PygEmbeddingStore, PygGraphStore, PygTensorStore
+from distgnn.distributed.process_group import check_met_before
 from distgnn.errors import NameConflictError, StoreClosedError
 from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
@@ -99,6 +100,7 @@ class PygBackend(OpenStores):
     def _agreed(self, spec: Spec, kind: type[_Store]) -> _Store | None:
         self.check_open(spec)
         assert self._ranks is not None
+        check_met_before(self._ranks.size, self.name)
         for rank, asked in enumerate(self._ranks.gather_texts(str(spec), f"opening of {spec}")):
             if asked != str(spec):
                 raise NameConflictError(
