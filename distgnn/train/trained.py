@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,48 @@ def find_model(folder: Path, trial: int) -> Path | None:
     return found[-1] if found else None
 
 
+@dataclass(frozen=True, eq=False)
+class KeptModel:
+    """A model that a run has left, not loaded yet.
+
+    Attributes:
+        path: Its folder.
+        options: Those of the run, by their names in :class:`~distgnn.train.config.TrainConfig`.
+        sizes: Of the data set that it was trained on, without its graphs.
+    """
+
+    path: Path
+    options: dict[str, Any]
+    sizes: LoadedDataset
+
+
+def kept_model(folder: str | Path, *, trial: int = 0) -> KeptModel:
+    """Find the model that a run has left.
+
+    Args:
+        folder: The run's folder.
+        trial: Number of the trial, from 0.
+
+    Raises:
+        CheckpointNotFoundError: The run has left no model.
+        CheckpointFormatError: It is damaged, or of a newer version.
+    """
+    where = Path(folder)
+    found = find_model(where, trial)
+    if found is None:
+        there = "does not exist" if not where.exists() else f"has left no model of trial {trial}"
+        raise CheckpointNotFoundError(
+            f"{where} {there}: give the folder of a run that was not made with --no-save-model"
+        )
+    try:
+        notes: Any = read_manifest(found).notes
+        return KeptModel(found, dict(notes["config"]), LoadedDataset(graphs=[], **notes["sizes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointFormatError):
+            raise
+        raise CheckpointFormatError(f"{found} is no model of a run ({error})") from error
+
+
 def load_run(folder: str, *, trial: int = 0, backend: str | Backend | None = None) -> DistributedGNN:
     """Bring back the model that a run has left, ready to predict.
 
@@ -158,25 +200,17 @@ def load_run(folder: str, *, trial: int = 0, backend: str | Backend | None = Non
         CheckpointNotFoundError: The run has left no model.
         CheckpointFormatError: It is damaged, or of a newer version.
     """
-    where = Path(folder)
-    found = find_model(where, trial)
-    if found is None:
-        there = "does not exist" if not where.exists() else f"has left no model of trial {trial}"
-        raise CheckpointNotFoundError(
-            f"{where} {there}: give the folder of a run that was not made with --no-save-model"
-        )
+    kept = kept_model(folder, trial=trial)
+    found = kept.path
+    told = {name: value for name, value in kept.options.items() if name not in _OF_TRAINING}
     try:
-        notes: Any = read_manifest(found).notes
-        told = {name: value for name, value in notes["config"].items() if name not in _OF_TRAINING}
-        config, sizes = TrainConfig(**told), LoadedDataset(graphs=[], **notes["sizes"])
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointFormatError):
-            raise
+        config = TrainConfig(**told)
+    except (TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{found} is no model of a run ({error})") from error
     opened = get_backend(backend) if backend is None or isinstance(backend, str) else backend
     session = Session(opened)
     prefix = f"run-{hashlib.sha256(str(found.resolve()).encode()).hexdigest()[:8]}-"
-    model = make_model(config, sizes, opened, prefix=prefix)
+    model = make_model(config, kept.sizes, opened, prefix=prefix)
     try:
         saved = read_manifest(found).stores
         Checkpoint(session, {"model": model}).load(
