@@ -18,6 +18,7 @@ from distgnn.cli.doctor import doctor
 from distgnn.cli.inspect import inspect
 from distgnn.cli.partition import partition
 from distgnn.cli.plan import plan
+from distgnn.cli.predict import embed, evaluate, predict
 from distgnn.cli.train import train
 from distgnn.errors import (
     BackendError,
@@ -63,7 +64,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for command in (train, partition, plan, inspect, backends, doctor, bench):
+for command in (train, predict, embed, evaluate, partition, plan, inspect, backends, doctor, bench):
     about, example = cleandoc(command.__doc__ or "").rsplit("\n\n", 1)  # the example is what a command's help ends with
     app.command(help=about, epilog=example)(command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from distgnn import ConfigError, DataFormatError
+from distgnn import CheckpointNotFoundError, ConfigError, DataFormatError
 from distgnn.cli.app import app, main
 from distgnn.data import generate_graph
 from distgnn.errors import DistGNNError, UnknownDatasetError
 from distgnn.graph import partition_graph
+from distgnn.train.config import TrainConfig
+from distgnn.train.run import train
 
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # an app of several is a group
 LARGE = "CustomLargeGraph --num-nodes 60 --num-edges 200"
@@ -25,15 +29,21 @@ WORKS = {  # what is given, and a part of what is printed
     "backends": ("", "rows in this process"),
     "bench": (f"{Path(__file__).parents[2]}/docs/results", "asked"),
     "doctor": ("", "rows in this process: opened, and a row was looked up"),
+    "embed": ("runs/mine --of nodes --out rows.csv", "60 rows in rows.csv"),
+    "evaluate": ("runs/mine", "macro F1"),
     "inspect": ("cut", "2 parts by hash"),
     "partition": (f"{LARGE} --parts 2 --method hash --out new --overwrite", "2 parts by hash"),
     "plan": ("--nodes 1e6 --edges 1e7 --no-measure", "memory a machine"),
+    "predict": ("runs/mine --out answers.csv", "60 rows in answers.csv"),
     "train": (f"--dataset {LARGE} --use-dist-embedding --embedding-dim 4 --epochs 2", "test accuracy"),
 }
 MISTAKES: dict[str, tuple[str, type[DistGNNError], str]] = {  # none where nothing can be given
     "bench": ("empty", ConfigError, "the folder empty has no results of benchmarks"),
+    "embed": ("runs/mine --of layer9 --out rows.csv", ConfigError, "of must be one of outputs, layer1, layer2, nodes"),
+    "evaluate": ("empty", CheckpointNotFoundError, "empty has left no model of trial 0"),
     "inspect": ("empty", DataFormatError, "empty is no checkpoint"),
     "partition": ("MUTTAG --parts 2 --out new", UnknownDatasetError, "did you mean MUTAG?"),
+    "predict": ("runs/mine --out answers.xls", ConfigError, "out must end in one of .parquet, .csv"),
     "plan": ("--nodes 10", ConfigError, "say how large the graph is by --nodes and --edges"),
     "train": ("--epochs 0", ConfigError, "epochs must be at least 1, not 0"),
 }
@@ -41,13 +51,24 @@ CONTROL = re.compile(r"[^\n\x20-\x7e\u00a0-\uffff]")
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     monkeypatch.setenv("DISTGNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DISTGNN_DISABLE_PLUGINS", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("DISTGNN_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    shutil.copytree(trained, tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Leave a run."""
+    where = tmp_path_factory.mktemp("trained")
+    options: dict[str, Any] = {"num_nodes": 60, "num_edges": 200, "use_dist_embedding": True, "embedding_dim": 4}
+    config = TrainConfig(dataset="CustomLargeGraph", name="mine", out=str(where / "runs"), epochs=2, **options)
+    train(config, console=Console(quiet=True))
+    return where / "runs"
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def load_custom_graph(
         DatasetNotFoundError: A file is missing.
         DataFormatError: A file is not what it should be, or can mean two things; the text names the file and the line.
     """
-    edge_index = _read_edges(Path(edges), num_nodes)
+    edge_index = read_edges(Path(edges), num_nodes)
     num_nodes = _count(Path(edges), edge_index) if num_nodes is None else num_nodes
     data = Data(edge_index=edge_index, num_nodes=num_nodes)
     if undirected:
@@ -89,7 +89,13 @@ def load_custom_graph(
     return data
 
 
-def _read_edges(path: Path, num_nodes: int | None) -> Tensor:
+def read_edges(path: Path, num_nodes: int | None) -> Tensor:
+    """Read edges ``[2, E]`` as :func:`load_custom_graph` does.
+
+    Raises:
+        DatasetNotFoundError: The file is missing.
+        DataFormatError: It has no edges of such nodes.
+    """
     table = read_table(path, key="edge_index", pick=edge_columns)
     pairs = table.values
     if table.layout is None and pairs.dim() == 2 and len(pairs) == 2:
