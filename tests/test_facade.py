@@ -69,6 +69,7 @@ NAMES = ERRORS | {
     "SupportsCache",
     "SupportsCheckpoint",
     "SupportsGraphParts",
+    "SupportsPlacement",
     "SupportsPrefetch",
     "SupportsRanks",
     "SupportsResize",

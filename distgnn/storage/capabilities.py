@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.storage.protocols import GraphStore, StateSpec
-    from distgnn.storage.specs import GraphSpec
+    from distgnn.storage.specs import GraphSpec, PartitionBook
 
 
 @runtime_checkable
@@ -43,7 +43,8 @@ class SupportsResize(Protocol):
         """Add rows at the end; collective, and not between a prefetch and its end.
 
         Rows that are there keep their ids, their values and their state. The others are as in a new store of that size,
-        with the initial state of the rules that were used. The name is open with the new size then.
+        with the initial state of the rules that were used; by a partition they are the last rank's. The name is open
+        with the new size then, and with :meth:`PartitionBook.grown` of the partition.
 
         Args:
             num_embeddings: How many rows there are afterwards; the same on every rank.
@@ -69,12 +70,34 @@ class RuleState(NamedTuple):
 
 
 @runtime_checkable
+class SupportsPlacement(Protocol):
+    """An embedding or tensor store that keeps each row with the rank that a partition book names."""
+
+    @property
+    def partition(self) -> PartitionBook:
+        """Who owns which rows: that of the store's spec, or the even one where that has none.
+
+        Of a job of one rank it may be the one of no order: then all rows are here, whatever the spec says.
+        """
+        ...
+
+
+def order_of(store: object) -> PartitionBook | None:
+    """Return the book of a store whose rows are not in the order of their ids; None for all others."""
+    book = store.partition if isinstance(store, SupportsPlacement) else None
+    return None if book is None or book.order is None else book
+
+
+@runtime_checkable
 class SupportsCheckpoint(Protocol):
     """An embedding or tensor store whose rows can be taken out in blocks and put back, bit for bit, with their state.
 
     Every rank takes out, and puts back, rows of its own. So these calls are not collective, but for
     :meth:`reset_rule_states`; ranks make them while no other rank uses the store, that is, they meet before and
     afterwards. None comes between a prefetch and its end.
+
+    Rows are counted by their ids or, where the store :class:`SupportsPlacement` by a book with an order, by their
+    places in it.
     """
 
     @property

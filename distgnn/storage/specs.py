@@ -22,6 +22,9 @@ from distgnn.errors import (
     RowsError,
     SpecError,
 )
+from distgnn.storage.partition_book import PartitionBook
+
+__all__ = ["EmbeddingSpec", "GraphSpec", "PartitionBook", "Spec", "TensorSpec", "check_same_spec"]
 
 # Names become file names, socket messages and keys of other engines.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -44,6 +47,8 @@ class EmbeddingSpec:
         dtype: ``torch.float32``, ``torch.float16``, ``torch.bfloat16`` or ``torch.float64``.
         seed: Seed of the initial rows.
         std: Standard deviation of the initial rows; 0 starts from zeros.
+        partition: Which rank owns which rows, where a backend spreads them over ranks; None cuts them evenly by id. It
+            changes where rows are and nothing else, and a backend that has all of them in one place has no use for it.
 
     Raises:
         SpecError: No store can be like this.
@@ -55,10 +60,12 @@ class EmbeddingSpec:
     dtype: torch.dtype = torch.float32
     seed: int = 0
     std: float = 1.0
+    partition: PartitionBook | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name, "an embedding store")
         _check_sizes(self, "embedding store", (self.num_embeddings, self.embedding_dim))
+        _check_partition(self, "embedding store", self.num_embeddings)
         if self.dtype not in _TRAINABLE:
             known = ", ".join(map(str, _TRAINABLE))
             raise SpecError(
@@ -105,6 +112,7 @@ class TensorSpec:
         name: As in :class:`EmbeddingSpec`.
         shape: ``(num_rows, ...)``, every size at least 1.
         dtype: Any dtype.
+        partition: As in :class:`EmbeddingSpec`.
 
     Raises:
         SpecError: No store can be like this.
@@ -113,11 +121,13 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
+    partition: PartitionBook | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name, "a tensor store")
         object.__setattr__(self, "shape", tuple(self.shape))
         _check_sizes(self, "tensor store", self.shape or (0,))
+        _check_partition(self, "tensor store", self.shape[0])
 
     def check_ids(self, ids: Tensor, device: torch.device) -> None:
         """Refuse ids that are not an int64 vector on ``device`` within the rows.
@@ -200,26 +210,6 @@ class GraphSpec:
         self.check_nodes(edge_index.flatten(), edge_index.device)
 
 
-@dataclass(frozen=True)
-class PartitionBook:
-    """Which rank owns which rows: rank r has rows ``bounds[r]`` to ``bounds[r + 1]``, the last excluded.
-
-    Args:
-        bounds: World size + 1 ascending row numbers, from 0 to the number of rows.
-    """
-
-    bounds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if self.bounds[:1] != (0,) or list(self.bounds) != sorted(self.bounds):
-            raise SpecError(f"the bounds of a partition must ascend from 0, not {self.bounds}")
-
-    @classmethod
-    def even(cls, num_rows: int, world_size: int) -> PartitionBook:
-        """Cut rows into ranges whose sizes differ by at most one."""
-        return cls(tuple(num_rows * rank // world_size for rank in range(world_size + 1)))
-
-
 Spec = EmbeddingSpec | TensorSpec | GraphSpec
 
 
@@ -252,6 +242,17 @@ def _check_name(name: str, label: str) -> None:
 def _check_sizes(spec: Spec, label: str, sizes: tuple[int, ...]) -> None:
     if not all(isinstance(size, int) and size >= 1 for size in sizes):
         raise SpecError(f"{label} {spec.name!r}: every size must be a whole number of at least 1, in {spec}")
+
+
+def _check_partition(spec: EmbeddingSpec | TensorSpec, label: str, num_rows: int) -> None:
+    book = spec.partition
+    if book is not None and not isinstance(book, PartitionBook):
+        raise SpecError(f"{label} {spec.name!r}: partition must be a PartitionBook, not {type(book).__name__}")
+    if book is not None and book.num_rows != num_rows:
+        raise SpecError(
+            f"{label} {spec.name!r} has {num_rows} rows, and its partition {book} has {book.num_rows}: give it the "
+            "book of these rows, or none"
+        )
 
 
 def _check_ids(

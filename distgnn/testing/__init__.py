@@ -55,6 +55,8 @@ pytest.register_assert_rewrite(
             "graph_store",
             "lost_ranks",
             "oracles",
+            "placement",
+            "resizing",
             "state_machines",
             "suite",
             "tensor_store",

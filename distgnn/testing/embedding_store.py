@@ -22,6 +22,7 @@ from distgnn.storage.toolkit.initial import initial_rows
 from distgnn.testing.checkpoints import EmbeddingCheckpointTests
 from distgnn.testing.embedding_updates import FLOATS, RULES, EmbeddingUpdateTests
 from distgnn.testing.oracles import DictOfRows
+from distgnn.testing.placement import EmbeddingPlacementTests
 from distgnn.testing.resizing import EmbeddingResizeTests
 from distgnn.testing.state_machines import EmbeddingMachine, run_in_lock_step
 from distgnn.testing.wrong_ids import WRONG_KINDS, WRONG_RANGES
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from distgnn.testing.embedding_updates import OpenEmbedding
 
 
-class EmbeddingStoreTests(EmbeddingUpdateTests, EmbeddingCheckpointTests, EmbeddingResizeTests):
+class EmbeddingStoreTests(
+    EmbeddingUpdateTests, EmbeddingCheckpointTests, EmbeddingResizeTests, EmbeddingPlacementTests
+):
     """Subclass it and override ``backend``; see :mod:`distgnn.testing`."""
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -14,6 +14,7 @@ import torch
 from distgnn.errors import IdRangeError, IdsError, RowsError, StoreClosedError
 from distgnn.storage.specs import TensorSpec
 from distgnn.testing.checkpoints import TensorCheckpointTests
+from distgnn.testing.placement import TensorPlacementTests
 from distgnn.testing.state_machines import TensorMachine, run_in_lock_step
 from distgnn.testing.suite import eighths, skip_if_refused
 from distgnn.testing.wrong_ids import WRONG_KINDS, WRONG_RANGES
@@ -32,7 +33,7 @@ DTYPES = (torch.float32, torch.int64, *HALVES)
 SHAPES = ((7,), (7, 3), (7, 2, 3))
 
 
-class TensorStoreTests(TensorCheckpointTests):
+class TensorStoreTests(TensorCheckpointTests, TensorPlacementTests):
     """Subclass it and override ``backend``; see :mod:`distgnn.testing`."""
 
     @pytest.fixture

@@ -11,9 +11,11 @@ import torch
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
 from distgnn.errors import EmbeddingSizeError, StoreError
 from distgnn.storage.capabilities import RuleState
-from distgnn.storage.toolkit.initial import initial_rows
+from distgnn.storage.specs import PartitionBook
+from distgnn.storage.toolkit.initial import initial_rows, initial_rows_of
 from distgnn.storage.toolkit.rows import new_state, sum_by_id
 from distgnn.storage.toolkit.rule_states import rule_name
+from distgnn.testing.suite import BackendFixture
 
 if TYPE_CHECKING:
     from conftest import Failures
@@ -276,7 +278,68 @@ class NewRowsAreZeros(MemoryEmbeddingStore):
         self._rows[before:] = 0
 
 
+class ForgetsItsBook(MemoryEmbeddingStore):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(replace(spec, partition=None), device)
+
+
+class Placed(MemoryEmbeddingStore):
+    """Has its rows by a book, and nothing wrong."""
+
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        self.partition = spec.partition or PartitionBook.even(spec.num_embeddings, 1)
+        super().__init__(spec, device)
+        self._rows = initial_rows_of(spec, self.partition.ids(0, spec.num_embeddings))
+
+    def gather(self, positions: Tensor) -> Tensor:
+        return super().gather(self.partition.places(positions))
+
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
+        super().update(self.partition.places(positions), gradients, rule, places)
+
+
+class LooksUpByPlace(Placed):
+    def gather(self, positions: Tensor) -> Tensor:
+        return MemoryEmbeddingStore.gather(self, positions)
+
+
+class UpdatesByPlace(Placed):
+    def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
+        MemoryEmbeddingStore.update(self, positions, gradients, rule, places)
+
+
+class InitialRowsGoByPlace(Placed):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self._rows = initial_rows(spec, 0, spec.num_embeddings)
+
+
+class SaysPlacesAndMeansIds(MemoryEmbeddingStore):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.partition = spec.partition or PartitionBook.even(spec.num_embeddings, 1)
+
+
+class IgnoresTheBook(MemoryEmbeddingStore):
+    """On the first of two ranks, the rows of the even book."""
+
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.partition, self.own_rows = PartitionBook.even(spec.num_embeddings, 2), range(spec.num_embeddings // 2)
+
+
+class SaysTheBookAndIgnoresIt(IgnoresTheBook):
+    def __init__(self, spec: EmbeddingSpec, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.partition = spec.partition or self.partition
+
+
 CAUGHT_BY = {
+    ForgetsItsBook: "test_a_table_is_attached_to_by_its_own_book",
+    LooksUpByPlace: "test_initial_rows_do_not_depend_on_where_they_are",
+    UpdatesByPlace: "test_updates_do_not_depend_on_where_rows_are",
+    InitialRowsGoByPlace: "test_initial_rows_do_not_depend_on_where_they_are",
+    SaysPlacesAndMeansIds: "test_rows_are_taken_out_by_their_places",
     GrowthForgetsState: "test_a_table_that_has_grown_is_one_that_was_large_from_the_start",
     NewRowsAreZeros: "test_a_table_that_has_grown_is_one_that_was_large_from_the_start",
     OneRowIsNobodys: "test_the_rows_that_ranks_save_are_all_rows_once",
@@ -330,6 +393,22 @@ def test_a_wrong_store_fails_the_test_of_what_it_does_wrong(
 ) -> None:
     test = CAUGHT_BY[store]
     assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}
+
+
+@pytest.mark.parametrize("store", [IgnoresTheBook, SaysTheBookAndIgnoresIt])
+def test_a_store_of_two_ranks_that_ignores_the_book_is_caught(
+    failures: Failures, store: type[MemoryEmbeddingStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackendFixture, "world_size", 2)
+    test = "test_ranks_own_the_rows_that_a_book_says"
+    assert failures("EmbeddingStoreTests", lambda: WrongBackend(store), test=test) == {test}
+
+
+@pytest.mark.parametrize(
+    "test", sorted({CAUGHT_BY[store] for store in (*Placed.__subclasses__(), SaysPlacesAndMeansIds)})
+)
+def test_a_store_that_has_its_rows_by_a_book_fails_no_test_of_it(failures: Failures, test: str) -> None:
+    assert failures("EmbeddingStoreTests", lambda: WrongBackend(Placed), test=test) == set()
 
 
 @pytest.mark.parametrize("store", [StateIsForgotten, EmptyCallsAreNoSteps])

@@ -13,6 +13,7 @@ from distgnn.distributed.process_group import check_met_before
 from distgnn.errors import NameConflictError, StoreClosedError
 from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
+from distgnn.storage.toolkit.row_shard import book_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,11 +64,11 @@ class PygBackend(OpenStores):
 
     def open_embedding(self, spec: EmbeddingSpec) -> PygEmbeddingStore:
         store = self._agreed(spec, PygEmbeddingStore)
-        return store or self.keep(PygEmbeddingStore(spec, self._router, self._prefetcher))
+        return store or self.keep(PygEmbeddingStore(spec, self._router_of, self._prefetcher))
 
     def open_tensor(self, spec: TensorSpec) -> PygTensorStore:
         store = self._agreed(spec, PygTensorStore)
-        return store or self.keep(PygTensorStore(spec, self._router(spec.shape[0])))
+        return store or self.keep(PygTensorStore(spec, self._router_of(spec)))
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> PygGraphStore:
         if edge_index is not None:
@@ -75,7 +76,7 @@ class PygBackend(OpenStores):
         store = self._agreed(spec, PygGraphStore)
         if store is None:
             edges = require_edges(spec, edge_index)
-            return self.keep(PygGraphStore(spec, edges, self._router(spec.num_nodes)))
+            return self.keep(PygGraphStore(spec, edges, self._router_of_nodes(spec)))
         assert self._ranks is not None
         other = edge_index is not None and not store.holds(edge_index)
         # A rank compares the edges of its own nodes; all of them must refuse, or none.
@@ -87,7 +88,7 @@ class PygBackend(OpenStores):
         spec.check_edges(edge_index, edge_ids)
         if self._agreed(spec, PygGraphStore) is not None:
             raise already_open_error(spec)
-        return self.keep(PygGraphStore(spec, edge_index, self._router(spec.num_nodes), edge_ids=edge_ids))
+        return self.keep(PygGraphStore(spec, edge_index, self._router_of_nodes(spec), edge_ids=edge_ids))
 
     def close(self) -> None:
         super().close()
@@ -109,13 +110,17 @@ class PygBackend(OpenStores):
                 )
         return self.attached(spec, kind)
 
-    def _router(self, num_rows: int, ranks: Ranks | None = None) -> Router:
-        ranks = ranks or self._ranks
-        assert ranks is not None
-        return Router(ranks, PartitionBook.even(num_rows, ranks.size), self._buffer_bytes)
+    def _router_of(self, spec: EmbeddingSpec | TensorSpec) -> Router:
+        assert self._ranks is not None
+        return Router(self._ranks, book_for(spec, self._ranks.size), self._buffer_bytes)
+
+    def _router_of_nodes(self, spec: GraphSpec) -> Router:
+        assert self._ranks is not None
+        return Router(self._ranks, PartitionBook.even(spec.num_nodes, self._ranks.size), self._buffer_bytes)
 
     def _prefetcher(self, router: Router, rows: Tensor) -> Prefetcher:
         if self._background is None:
             assert self._ranks is not None
             self._background = self._new_ranks(peers=self._ranks.peers)
-        return Prefetcher(router, self._router(router.num_rows, self._background), self._turns, rows)
+        background = Router(self._background, router.book, self._buffer_bytes)
+        return Prefetcher(router, background, self._turns, rows)

@@ -1,5 +1,7 @@
 """Bringing ids to the ranks that own their rows, and rows back.
 
+Ids here are places in the store's partition book, so that each rank, and each host, has a range of them.
+
 Ids travel together with what is to be done with them, in messages that have room for as many as the last ones of the
 same kind carried, or a few more: so while batches keep their size a lookup costs two exchanges and an update one. What
 does not fit follows in one more. Large messages go in rounds, so that a call needs no more memory for them than its
@@ -79,7 +81,7 @@ class Router:
         buffer_bytes: How much a rank sends at once, about.
 
     Attributes:
-        num_rows: Number of rows of the store.
+        book: As given.
         own: The first row that this rank owns, and the row after its last.
         near: The same for all ranks of this host.
         one_host: Whether the job has no other host.
@@ -87,7 +89,7 @@ class Router:
 
     def __init__(self, ranks: Ranks, book: PartitionBook, buffer_bytes: int) -> None:
         self._ranks = ranks
-        self.num_rows = book.bounds[-1]
+        self.book = book
         self.own = (book.bounds[ranks.rank], book.bounds[ranks.rank + 1])
         self.near = (book.bounds[ranks.host.members[0]], book.bounds[ranks.host.members[-1] + 1])
         self.one_host = len(ranks.host.members) == ranks.size

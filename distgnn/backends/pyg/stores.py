@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from distgnn.backends.pyg.router import Router
     from distgnn.storage.capabilities import RuleState
     from distgnn.storage.protocols import UpdateRule
-    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, TensorSpec
 
 CPU = torch.device("cpu")
 
 
 class _RowStore:
-    """A range of rows on each rank."""
+    """A range of rows on each rank, counted by their places in the partition book."""
 
     _shard: EmbeddingShard | TensorShard
+    _router: Router
     _rows: Tensor
+
+    @property
+    def partition(self) -> PartitionBook:
+        return self._router.book
 
     @property
     def own_rows(self) -> range:
@@ -63,7 +68,7 @@ class PygEmbeddingStore(_RowStore):
 
     Args:
         spec: The table.
-        routers: Makes the way to the other ranks for a number of rows.
+        routers: Makes the way to the other ranks.
         prefetcher: Makes what prefetches from the rows that it is given; called once, on all ranks.
     """
 
@@ -72,7 +77,7 @@ class PygEmbeddingStore(_RowStore):
     def __init__(
         self,
         spec: EmbeddingSpec,
-        routers: Callable[[int], Router],
+        routers: Callable[[EmbeddingSpec], Router],
         prefetcher: Callable[[Router, Tensor], Prefetcher],
     ) -> None:
         self._make_router, self._make_prefetcher = routers, prefetcher
@@ -82,9 +87,10 @@ class PygEmbeddingStore(_RowStore):
         self.spec = spec
         self._prefetcher: Prefetcher | None = None
         self._is_ruled = False  # ranks have not compared their rules yet
-        self._router = router = self._make_router(spec.num_embeddings)
+        self._router = router = self._make_router(spec)
         self._rows = router.shared_rows(spec.name, spec.dtype, [spec.embedding_dim])
-        self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows))
+        ids = None if router.book.order is None else router.book.ids(*router.own)
+        self._shard = EmbeddingShard(spec, CPU, *router.own, memory=router.own_rows(self._rows), ids=ids)
 
     @property
     def num_embeddings(self) -> int:
@@ -98,7 +104,7 @@ class PygEmbeddingStore(_RowStore):
         call = f"lookup of embedding store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        return self._router.fetch(self._rows, ids, call)
+        return self._router.fetch(self._rows, self.partition.places(ids), call)
 
     @torch.no_grad()
     def apply_gradients(self, ids: Tensor, gradients: Tensor, rule: UpdateRule) -> None:
@@ -108,11 +114,12 @@ class PygEmbeddingStore(_RowStore):
         if not self._is_ruled:
             self._router.check_arguments(f"{rule}" if is_dataclass(rule) else type(rule).__name__, call)
             self._is_ruled = True
-        distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
-        positions, sums, places = self._router.send(distinct, sums, call)
+        places = self.partition.places(ids)
+        distinct, sums = sum_by_id(places, gradients.to(accumulation_dtype(self.spec.dtype)))
+        positions, sums, slots = self._router.send(distinct, sums, call)
         if self._prefetcher is not None:
             self._prefetcher.begin_update(positions)
-        self._shard.update(positions, sums, rule, places)
+        self._shard.update(positions, sums, rule, slots)
         if self._prefetcher is not None:
             self._prefetcher.end_update()
 
@@ -125,7 +132,7 @@ class PygEmbeddingStore(_RowStore):
             return partial(self.lookup, ids)  # reading memory needs no time ahead
         if self._prefetcher is None:
             self._prefetcher = self._make_prefetcher(self._router, self._rows)
-        fetching = self._prefetcher.start(ids, call)
+        fetching = self._prefetcher.start(self.partition.places(ids), call)
 
         def finish() -> Tensor:
             self._shard.check_open()
@@ -137,10 +144,11 @@ class PygEmbeddingStore(_RowStore):
         call = f"resize of embedding store {self.spec.name!r}"
         self._shard.check_open()
         spec, states, own = resized_spec(self.spec, num_embeddings), self.rule_states(), self.own_rows
-        ids, rows = torch.arange(own.start, own.stop), self.export_rows(own.start, own.stop)
+        # A row keeps its place: without an order that is its id, and in one the new ids come at the end.
+        places, rows = torch.arange(own.start, own.stop), self.export_rows(own.start, own.stop)
         self._open(spec)
         self.reset_rule_states(states)
-        moved = {name: self._router.deal(ids, one, call) for name, one in rows.items()}
+        moved = {name: self._router.deal(places, one, call) for name, one in rows.items()}
         self.import_rows(self.own_rows.start, moved)
 
     def close(self) -> None:
@@ -171,20 +179,21 @@ class PygTensorStore(_RowStore):
         call = f"read of tensor store {self.spec.name!r}"
         self._shard.check_open()
         self.spec.check_ids(ids, CPU)
-        return self._router.fetch(self._rows, ids, call)
+        return self._router.fetch(self._rows, self.partition.places(ids), call)
 
     @torch.no_grad()
     def write(self, ids: Tensor, values: Tensor, *, accumulate: bool = False) -> None:
         call = f"write of tensor store {self.spec.name!r}{', by adding' if accumulate else ''}"
         self._shard.check_open()
         self.spec.check_values(ids, values, CPU)
+        places = self.partition.places(ids)
         if accumulate:
-            distinct, rows = sum_by_id(ids, values)
+            distinct, rows = sum_by_id(places, values)
         else:
-            distinct, last = last_of_each(ids)
+            distinct, last = last_of_each(places)
             rows = take_rows(values, last)
-        positions, rows, places = self._router.send(distinct, rows, call)
-        rows = take_rows(rows, places)
+        positions, rows, slots = self._router.send(distinct, rows, call)
+        rows = take_rows(rows, slots)
         if accumulate:
             self._shard.add(positions, rows)
         else:

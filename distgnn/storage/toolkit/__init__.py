@@ -8,7 +8,7 @@ that are open by :class:`OpenStores`.
 
 from distgnn.storage.specs import check_same_spec
 from distgnn.storage.toolkit.graph_shard import GraphShard
-from distgnn.storage.toolkit.initial import initial_rows
+from distgnn.storage.toolkit.initial import initial_rows, initial_rows_of
 from distgnn.storage.toolkit.local_stores import (
     LocalBackend,
     LocalEmbeddingStore,
@@ -30,6 +30,7 @@ from distgnn.storage.toolkit.row_shard import (
     EmbeddingShard,
     RowShard,
     TensorShard,
+    book_for,
     check_exported,
     check_range,
     last_of_each,
@@ -71,6 +72,7 @@ __all__ = [
     "TensorShard",
     "accumulation_dtype",
     "already_open_error",
+    "book_for",
     "check_exported",
     "check_range",
     "check_same_spec",
@@ -79,6 +81,7 @@ __all__ = [
     "edges_conflict_error",
     "group_by_id",
     "initial_rows",
+    "initial_rows_of",
     "last_of_each",
     "move_rows",
     "multiset_hash",

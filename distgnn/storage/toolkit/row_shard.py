@@ -1,6 +1,7 @@
 """Rows of a store that one process holds, and what is kept beside them.
 
-Positions here count from the shard's first row; the caller has checked them.
+Positions here count from the shard's first row; the caller has checked them. Of a table with a partition they are
+places of its book.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distgnn.errors import EmbeddingSizeError, IdRangeError, RowsError
-from distgnn.storage.toolkit.initial import initial_rows
+from distgnn.errors import EmbeddingSizeError, IdRangeError, RowsError, SpecError
+from distgnn.storage.specs import EmbeddingSpec, PartitionBook
+from distgnn.storage.toolkit.initial import initial_rows, initial_rows_of
 from distgnn.storage.toolkit.open_stores import require_open
 from distgnn.storage.toolkit.rows import (
     accumulation_dtype,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from distgnn.storage.capabilities import RuleState
     from distgnn.storage.protocols import UpdateRule
-    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
+    from distgnn.storage.specs import TensorSpec
 
 
 class RowShard(KeepsRuleStates[Tensor]):
@@ -114,6 +116,7 @@ class EmbeddingShard(RowShard):
         start: Id of the first row.
         stop: Id after the last row; None is the end of the table.
         memory: ``[stop - start, D]`` on the CPU, where the rows are kept; fresh memory if left out.
+        ids: ``[stop - start]`` int64, those of the rows, where they are not ``start`` to ``stop``.
     """
 
     spec: EmbeddingSpec
@@ -126,9 +129,13 @@ class EmbeddingShard(RowShard):
         stop: int | None = None,
         *,
         memory: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> None:
-        stop = spec.num_embeddings if stop is None else stop
-        super().__init__(spec, initial_rows(spec, start, stop, out=memory).to(device), start)
+        if ids is None:
+            rows = initial_rows(spec, start, spec.num_embeddings if stop is None else stop, out=memory)
+        else:
+            rows = initial_rows_of(spec, ids, out=memory)
+        super().__init__(spec, rows.to(device), start)
 
     def update(self, positions: Tensor, gradients: Tensor, rule: UpdateRule, places: Tensor | None = None) -> None:
         """Do :func:`~distgnn.storage.toolkit.rows.update_rows`; counts as a step.
@@ -190,7 +197,7 @@ def last_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def resized_spec(spec: EmbeddingSpec, num_embeddings: int) -> EmbeddingSpec:
-    """Return the spec of a table with more rows.
+    """Return the spec of a table with more rows, the new ones the last rank's where it has a partition.
 
     Raises:
         EmbeddingSizeError: With fewer.
@@ -200,7 +207,27 @@ def resized_spec(spec: EmbeddingSpec, num_embeddings: int) -> EmbeddingSpec:
             f"embedding store {spec.name!r} has {spec.num_embeddings} rows and cannot become {num_embeddings}: rows "
             "are added, never taken away; open another store"
         )
-    return replace(spec, num_embeddings=num_embeddings)
+    partition = None if spec.partition is None else spec.partition.grown(num_embeddings)
+    return replace(spec, num_embeddings=num_embeddings, partition=partition)
+
+
+def book_for(spec: EmbeddingSpec | TensorSpec, world_size: int) -> PartitionBook:
+    """Return the book by which ranks share the rows of a store.
+
+    A rank that is alone has all rows, whatever the spec says.
+
+    Raises:
+        SpecError: The spec's partition is for another number of ranks.
+    """
+    num_rows = spec.num_embeddings if isinstance(spec, EmbeddingSpec) else spec.shape[0]
+    if spec.partition is None or world_size == 1:
+        return PartitionBook.even(num_rows, world_size)
+    if spec.partition.world_size != world_size:
+        raise SpecError(
+            f"store {spec.name!r}: its partition is for {spec.partition.world_size} ranks, and there are {world_size}: "
+            "give it one for as many, or none"
+        )
+    return spec.partition
 
 
 def check_range(spec: EmbeddingSpec | TensorSpec, own: range, first: int, last: int) -> None:

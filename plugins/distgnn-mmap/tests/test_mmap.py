@@ -202,3 +202,13 @@ def test_after_a_prefetch_no_row_is_waited_for(tmp_path: Path) -> None:
     if not waits(prefetched=False):
         pytest.skip("the files are in memory here")
     assert not waits(prefetched=True)
+
+
+def test_a_table_of_the_folder_is_opened_whatever_the_placement(tmp_path: Path) -> None:
+    book = distgnn.PartitionBook((0, 2, 5), torch.tensor([4, 3, 2, 1, 0]))
+    with distgnn.use("mmap", folder=tmp_path) as backend:
+        rows = backend.open_embedding(distgnn.EmbeddingSpec("words", 5, 3, partition=book)).lookup(torch.arange(5))
+    for partition in (None, book.grown(5), distgnn.PartitionBook.even(5, 3)):
+        with distgnn.use("mmap", folder=tmp_path) as backend:
+            store = backend.open_embedding(distgnn.EmbeddingSpec("words", 5, 3, partition=partition))
+            assert torch.equal(store.lookup(torch.arange(5)), rows)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from distgnn import EmbeddingSpec, initial_rows
+from distgnn.storage.toolkit import initial_rows_of
 
 TABLE = EmbeddingSpec("table", 1000, 8, seed=5)
 WHOLE = initial_rows(TABLE, 0, 1000)
@@ -29,6 +31,29 @@ def test_shards_make_together_what_one_process_makes(world_size: int) -> None:
     ends = [1000 * rank // world_size for rank in range(world_size + 1)]
     shards = [initial_rows(TABLE, start, stop) for start, stop in itertools.pairwise(ends)]
     assert torch.equal(torch.cat(shards), WHOLE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_any_ids_are_those_of_all_rows(dtype: torch.dtype) -> None:
+    table, order = replace(TABLE, dtype=dtype), torch.randperm(1000)
+    for ids in (order, order[:7], torch.tensor([999, 0, 999]), order[order > 500].sort().values, order[:0]):
+        assert torch.equal(initial_rows_of(table, ids), WHOLE[ids].to(dtype))
+    rows = torch.zeros(3, 8)
+    assert initial_rows_of(TABLE, order[:3], out=rows) is rows
+    assert torch.equal(rows, WHOLE[order[:3]])
+
+
+def test_a_block_is_drawn_once_for_all_of_its_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    philox = np.random.Philox
+
+    def draw(key: np.ndarray, counter: list[int]) -> np.random.Philox:
+        drawn.append(counter[2])
+        return philox(key=key, counter=counter)
+
+    monkeypatch.setattr(np.random, "Philox", draw)
+    initial_rows_of(TABLE, torch.tensor([700, 3, 300, 5, 701, 0]))
+    assert drawn == [0, 2, 5]
 
 
 def test_a_table_that_grows_keeps_its_rows() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ class MmapBackend(LocalBackend[MmapEmbeddingStore, RowTensorStore]):
         store = super().attached(spec, kind)
         there = self._folder.spec(spec.name) if store is None and self._folder is not None else None
         if there is not None:
-            check_same_spec(there, spec)
+            check_same_spec(there, replace(spec, partition=None) if isinstance(spec, distgnn.EmbeddingSpec) else spec)
         return store
 
     def _tables(self) -> list[MmapEmbeddingStore]:

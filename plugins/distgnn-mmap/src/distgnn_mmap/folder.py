@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,7 +114,7 @@ class Folder:
                 rows.sync()
         described = {
             table.spec.name: {
-                "spec": {**asdict(table.spec), "dtype": str(table.spec.dtype).removeprefix("torch.")},
+                "spec": _kept(table.spec),
                 "rules": {
                     rule: {"step": steps, "state": tensors} for rule, (steps, tensors) in table.rule_states().items()
                 },
@@ -150,6 +149,12 @@ class Folder:
         new.replace(self._path / "manifest.json")
         _sync(self._path)
         self._manifest = json.loads(text)  # a copy, which no store changes
+
+
+def _kept(spec: distgnn.EmbeddingSpec) -> dict[str, Any]:
+    """Return what outlives the process; on which rank rows would be is of no account here."""
+    fields = {name: value for name, value in vars(spec).items() if name != "partition"}
+    return {**fields, "dtype": str(spec.dtype).removeprefix("torch.")}
 
 
 def _files(rules: dict[str, Any]) -> set[str]:
