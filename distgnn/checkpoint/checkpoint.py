@@ -3,7 +3,8 @@
 Every rank writes its own rows of every store, and their state, into a file of its own, a block at a time; rank 0 writes
 what the ranks have in common as well, and last of all the manifest. Until then the folder has a hidden name. So a crash
 leaves what was there before, and nothing new. Any number of ranks, on any backend that
-:class:`~distgnn.SupportsCheckpoint`, can load it: each reads the rows that it owns, wherever they are.
+:class:`~distgnn.SupportsCheckpoint`, can load it: each reads the rows that it owns, wherever they are, by whichever
+partition they were placed and are placed now.
 
 Nothing in it is a pickle, and what is read is compared, not trusted: reading cannot run code.
 """
@@ -22,6 +23,7 @@ import torch
 
 from distgnn.checkpoint.folder import draft_of, sync_folder
 from distgnn.checkpoint.manifest import (
+    IDS,
     Manifest,
     SavedFile,
     SavedStore,
@@ -43,7 +45,7 @@ from distgnn.errors import CheckpointError, CheckpointWriteError
 from distgnn.nn.activations import StoredActivation
 from distgnn.nn.embedding import StoredEmbedding
 from distgnn.optim.table_state import tables_left_out
-from distgnn.storage.capabilities import SupportsCheckpoint
+from distgnn.storage.capabilities import SupportsCheckpoint, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -260,7 +262,12 @@ class Checkpoint:
             parts[KEPT] = kept
         state, numbers = encode(parts, whole, "state"), encode(random_state(), whole, "random")
         told = {
-            name: SavedStore(dtype_of(name, store), shape_of(store), store.rule_states() if with_state else {})
+            name: SavedStore(
+                dtype_of(name, store),
+                shape_of(store),
+                store.rule_states() if with_state else {},
+                order_of(store) is not None,
+            )
             for name, store in stores.items()
         }
         tables = [Table(range(rows.size(0)), partial(_some, key, rows)) for key, rows in whole.items()]
@@ -296,5 +303,6 @@ def _some(name: str, rows: Tensor, first: int, last: int) -> dict[str, Tensor]:
 
 
 def _export(name: str, store: SupportsCheckpoint, with_state: bool, first: int, last: int) -> dict[str, Tensor]:
-    exported = store.export_rows(first, last).items()
-    return {stored_name(name, key): rows for key, rows in exported if with_state or key == "rows"}
+    exported, book = store.export_rows(first, last).items(), order_of(store)
+    found = {stored_name(name, key): rows for key, rows in exported if with_state or key == "rows"}
+    return found if book is None else {**found, stored_name(name, IDS): book.ids(first, last)}

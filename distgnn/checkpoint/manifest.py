@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from distgnn.storage.capabilities import SupportsCheckpoint
 
-FORMAT, VERSION = "distgnn checkpoint", 2
+# The last version has stores whose rows are not in the order of their ids; what has none is written as the one before.
+FORMAT, VERSION, UNPLACED_VERSION = "distgnn checkpoint", 3, 2
+IDS = "ids"  # beside the rows of such a store, which are these
 MANIFEST = "manifest.json"
 _LARGEST = 2**62  # more bytes than a file has
 _AGAIN = "load another checkpoint, or copy this one again from where it is whole"
@@ -79,11 +81,13 @@ class SavedStore:
         dtype: Type of its rows.
         shape: Shape of the whole store.
         rules: The state beside its rows.
+        placed: Whether its rows are by the places of a partition; files then have their ids.
     """
 
     dtype: str
     shape: tuple[int, ...]
     rules: Mapping[str, RuleState]
+    placed: bool = False
 
     def tensors(self, name: str, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return the type and shape of each tensor that a file has for ``rows`` rows of it, by name there."""
@@ -92,7 +96,8 @@ class SavedStore:
             for rule, kept in self.rules.items()
             for key, spec in kept.tensors.items()
         }
-        found = {"rows": (self.dtype, (rows, *self.shape[1:])), **state}
+        ids = {IDS: ("I64", (rows,))} if self.placed else {}
+        found = {"rows": (self.dtype, (rows, *self.shape[1:])), **ids, **state}
         return {stored_name(name, key): layout for key, layout in found.items()}
 
 
@@ -128,7 +133,8 @@ def stored_name(store: str, key: str) -> str:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write it, to the disk."""
     content = _canonical(asdict(manifest))
-    head = {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+    version = VERSION if any(store.placed for store in manifest.stores.values()) else UNPLACED_VERSION
+    head = {"format": FORMAT, "version": version, "sha256": hashlib.sha256(content.encode()).hexdigest()}
     with (folder / MANIFEST).open("w") as file:
         file.write(f'{json.dumps(head)[:-1]}, "content": {content}}}\n')
         file.flush()
@@ -208,7 +214,7 @@ def _parse(content: Any) -> Manifest:
             )
             for rule, (steps, kept) in found["rules"].items()
         }
-        stores[name] = SavedStore(_dtype(found["dtype"]), _shape(found["shape"]), rules)
+        stores[name] = SavedStore(_dtype(found["dtype"]), _shape(found["shape"]), rules, found.get("placed") is True)
     files = tuple(parse_file(found) for found in content["files"])
     for name, store in stores.items():
         end = 0
@@ -228,7 +234,7 @@ def _parse(content: Any) -> Manifest:
 
 
 # The first had no keys of rules, and their classes' names in their place.
-_PARSERS: dict[int, Callable[[Any], Manifest]] = {1: _parse, VERSION: _parse}
+_PARSERS: dict[int, Callable[[Any], Manifest]] = {1: _parse, UNPLACED_VERSION: _parse, VERSION: _parse}
 
 
 def _tensor(name: str, found: Any) -> SavedTensor:

@@ -8,17 +8,21 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import torch
 
 from distgnn.checkpoint.former import handles_in, renumber
-from distgnn.checkpoint.manifest import Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
+from distgnn.checkpoint.manifest import IDS, Manifest, dtype_of, file_name, read_manifest, shape_of, stored_name
+from distgnn.checkpoint.placed import import_placed
 from distgnn.checkpoint.plain_state import decode, tensor_names
 from distgnn.checkpoint.random_state import set_random_state
 from distgnn.checkpoint.tensors import NAMES, TensorReader, as_bytes
 from distgnn.errors import CheckpointFormatError, CheckpointNotFoundError, DataFormatError
 from distgnn.optim.table_state import tables_left_out
+from distgnn.storage.capabilities import order_of
 from distgnn.storage.free_memory import check_memory
 
 if TYPE_CHECKING:
@@ -112,14 +116,52 @@ class CheckpointReader:
 
     def read_stores(self, stores: Mapping[str, SupportsCheckpoint]) -> Iterator[int]:
         """Read the rows that this rank owns, from whichever files they are in."""
-        for rank, file in enumerate(self.manifest.files):
-            for name, store in stores.items():
-                keys, (start, stop) = list(self.manifest.stores[name].tensors(name, 0)), file.stores[name]
+        for name, store in stores.items():
+            if not self._stands_as_saved(name, store):
+                yield from import_placed(
+                    store,
+                    self.manifest.stores[name].shape[0],
+                    partial(self._rows_by_id, name),
+                    most_bytes=psutil.virtual_memory().available // (4 * self._session.world_size),
+                )
+                continue
+            keys = list(self.manifest.stores[name].tensors(name, 0))
+            for rank, file in enumerate(self.manifest.files):
+                start, stop = file.stores[name]
                 first, last = max(start, store.own_rows.start), min(stop, store.own_rows.stop)
                 for begin, block in self._blocks(rank, keys, first - start, last - start):
                     rows = {key.removeprefix(stored_name(name, "")): one for key, one in block.items()}
+                    rows.pop(IDS, None)
                     store.import_rows(start + begin, rows)
                     yield sum(one.nbytes for one in rows.values())
+
+    def _stands_as_saved(self, name: str, store: SupportsCheckpoint) -> bool:
+        """Return whether the rows of this rank were saved in the order that they have."""
+        placed, book, key = self.manifest.stores[name].placed, order_of(store), stored_name(name, IDS)
+        if not placed or book is None:
+            return not placed and book is None
+        for rank, file in enumerate(self.manifest.files):
+            start, stop = file.stores[name]
+            first, last = max(start, store.own_rows.start), min(stop, store.own_rows.stop)
+            for begin, block in self._blocks(rank, [key], first - start, last - start):
+                if not torch.equal(block[key], book.ids(start + begin, start + begin + block[key].numel())):
+                    return False
+        return True
+
+    def _rows_by_id(self, name: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Read all rows of a store: yield some ids ``[K]``, and the rows and state of each, until the next."""
+        saved = self.manifest.stores[name]
+        keys = list(saved.tensors(name, 0))
+        for rank, file in enumerate(self.manifest.files):
+            start, stop = file.stores[name]
+            for begin, block in self._blocks(rank, keys, 0, stop - start):
+                rows = {key.removeprefix(stored_name(name, "")): one for key, one in block.items()}
+                ids = rows.pop(IDS, None)
+                if ids is None:
+                    ids = torch.arange(start + begin, start + begin + rows["rows"].size(0))
+                if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < saved.shape[0]:
+                    raise self._damaged(f"{self._path / file_name(rank)} has rows of {name!r} beyond its ids")
+                yield ids, rows
 
     def load_parts(self, parts: Mapping[str, Stateful], activations: Mapping[str, StoredActivation]) -> Iterator[int]:
         """Give each part its state, what keeps layer outputs how far it was, and this process its random numbers."""

@@ -21,15 +21,16 @@ from distgnn.distributed.communicator import barrier, communicator_of
 from distgnn.errors import CallOrderError, EmbeddingSizeError, IdsError, StoreError
 from distgnn.nn.row_gradients import RowGradients, joined
 from distgnn.optim.table_state import are_left_out, export_table, import_table, steps_of
-from distgnn.storage.capabilities import SupportsCheckpoint, SupportsPrefetch, SupportsResize
+from distgnn.storage.capabilities import SupportsCheckpoint, SupportsPrefetch, SupportsResize, order_of
 from distgnn.storage.registry import get_backend
 from distgnn.storage.specs import EmbeddingSpec
-from distgnn.storage.toolkit.initial import initial_rows
+from distgnn.storage.toolkit.initial import initial_rows, initial_rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distgnn.storage.protocols import Backend, EmbeddingStore
+    from distgnn.storage.specs import PartitionBook
 
 _numbers: dict[str, itertools.count[int]] = {}
 _open: WeakSet[StoredEmbedding] = WeakSet()
@@ -70,6 +71,8 @@ class StoredEmbedding(Module):
             (default: :obj:`None`)
         std (float): Standard deviation of the initial rows. (default: :obj:`1.0`)
         shared (bool): Use the table of that name as it is, although others have trained it. (default: :obj:`False`)
+        partition (PartitionBook, optional): Which rank owns which rows; with :obj:`None` they are cut evenly by id.
+            (default: :obj:`None`)
 
     Shapes:
         - **input:** ids :math:`(*)` of an integer type, in :math:`[0, \mathrm{num\_embeddings})`
@@ -87,6 +90,7 @@ class StoredEmbedding(Module):
         seed: int | None = None,
         std: float = 1.0,
         shared: bool = False,
+        partition: PartitionBook | None = None,
     ) -> None:
         super().__init__()
         self.num_embeddings = None if num_embeddings is None else _whole(num_embeddings)
@@ -97,6 +101,7 @@ class StoredEmbedding(Module):
         self.seed = seed
         self.std = std
         self.shared = shared
+        self.partition = partition
         self.handle = Parameter(torch.zeros(1, dtype=torch.float32))
         self._is_trained = False  # by an optimizer of distgnn.optim
         self._is_warned = False
@@ -107,7 +112,8 @@ class StoredEmbedding(Module):
         self._pending: tuple[Tensor, Callable[[], Tensor]] | None = None  # ids of a prefetch, and what ends it
         self._device = torch.device("cpu")  # of the last ids
         self.reset_parameters()
-        self._spec(1 if self.num_embeddings is None else self.num_embeddings)  # fails for what no store can be
+        # These fail for what no store can be.
+        self._spec(1 if self.num_embeddings is None else self.num_embeddings, partition)
 
     def reset_parameters(self) -> None:
         """Close the store, if this module has opened it, and let its rows start anew from the seed of now."""
@@ -125,15 +131,24 @@ class StoredEmbedding(Module):
         self._store = self._pending = None
         self._drop_gradients()
 
-    def set_num_embeddings(self, num_embeddings: int) -> None:
+    def set_num_embeddings(self, num_embeddings: int, *, partition: PartitionBook | None = None) -> None:
         """Set the number of rows, before the first forward, or later a larger one where the store can grow.
 
         Rows that are there stay as they are, with their state. Collective, once the store is open.
 
+        Args:
+            num_embeddings: How many there are.
+            partition: Which rank owns which. Rows that an open store grows by are the last rank's, where it has a
+                partition; it keeps that, whether it is named again or not.
+
         Raises:
-            StoreError: The store is open with another size, and cannot grow to this one.
+            StoreError: The store is open with another size, and cannot grow to this one, or with another partition.
+            SpecError: The partition is of another number of rows.
         """
         num_embeddings = _whole(num_embeddings)
+        if self._store is not None:
+            partition = self._grown_partition(num_embeddings, partition)
+        self._spec(num_embeddings, partition)
         if (
             self._store is not None
             and num_embeddings > self._store.num_embeddings
@@ -146,8 +161,19 @@ class StoredEmbedding(Module):
                 f"{num_embeddings}: set it before the first forward, call reset_parameters() first, or load a "
                 "checkpoint of it into a larger one"
             )
-        self._spec(num_embeddings)
-        self.num_embeddings = num_embeddings
+        self.num_embeddings, self.partition = num_embeddings, partition
+
+    def _grown_partition(self, num_embeddings: int, asked: PartitionBook | None) -> PartitionBook | None:
+        """Return the partition of the open store when it has so many rows, and refuse another that was asked for."""
+        kept = self.partition
+        if kept is not None and num_embeddings > kept.num_rows:
+            kept = kept.grown(num_embeddings)
+        if asked is not None and asked != kept:
+            raise StoreError(
+                f"embedding store {self.name!r} is open with partition={kept} and cannot be cut by {asked}: set it "
+                "before the first forward, or save a checkpoint and load it into a model that is cut so"
+            )
+        return kept
 
     def open_store(self) -> EmbeddingStore | None:
         """Return the store, opening it at the first call, or :obj:`None` while its size is not known.
@@ -158,11 +184,11 @@ class StoredEmbedding(Module):
             backend = resolve(self.backend)
             if self.seed is None:
                 self._seed = int(communicator_of(backend).broadcast(torch.tensor(self._seed)))
-            store = backend.open_embedding(self._spec(self.num_embeddings))
+            store = backend.open_embedding(self._spec(self.num_embeddings, self.partition))
             steps = steps_of(store)
             if self._initial is not None and (steps or any(other.has_open(store) for other in _open)):
                 self._rename()  # a pickle of a table that is open here
-                store = backend.open_embedding(self._spec(self.num_embeddings))
+                store = backend.open_embedding(self._spec(self.num_embeddings, self.partition))
             elif steps and not self.shared:
                 warnings.warn(
                     f"embedding store {self.name!r} is open, and was trained by {steps} steps: this module goes on "
@@ -266,8 +292,9 @@ class StoredEmbedding(Module):
             raise IdsError(f"embedding store {self.name!r}: ids must be of an integer type, not {ids.dtype}")
         return ids.reshape(-1).long()
 
-    def _spec(self, num_embeddings: int) -> EmbeddingSpec:
-        return EmbeddingSpec(self.name, num_embeddings, self.embedding_dim, self.dtype, self._seed, self.std)
+    def _spec(self, num_embeddings: int, partition: PartitionBook | None = None) -> EmbeddingSpec:
+        sizes = (num_embeddings, self.embedding_dim)
+        return EmbeddingSpec(self.name, *sizes, self.dtype, self._seed, self.std, partition)
 
     def add_gradients(self, ids: Tensor, rows: Tensor) -> Tensor:
         """Gather the gradients ``[K, D]`` of one backward pass, until :meth:`take_gradients`."""
@@ -306,8 +333,10 @@ class StoredEmbedding(Module):
     def _rows_key(self) -> str:
         """Name this rank's rows in a ``state_dict()``."""
         own = self._store.own_rows if isinstance(self._store, SupportsCheckpoint) else None
-        whole = own is None or len(own) == self.num_embeddings
-        return "weight" if own is None or whole else f"weight_{own.start}_{own.stop}"
+        book = order_of(self._store)
+        if own is None or (len(own) == self.num_embeddings and book is None):
+            return "weight"
+        return f"weight_{own.start}_{own.stop}" if book is None else f"weight_{own.start}_{own.stop}_of_{book.digest}"
 
     def _own_rows(self) -> Tensor | None:
         """Copy this rank's rows; None where they are not there yet, or too many."""
@@ -334,7 +363,9 @@ class StoredEmbedding(Module):
                 "the members of SupportsCheckpoint"
             )
         if isinstance(rows, EmbeddingSpec):
-            rows = initial_rows(replace(rows, seed=self._seed), store.own_rows.start, store.own_rows.stop)
+            initial, own, book = replace(rows, seed=self._seed), store.own_rows, order_of(store)
+            places = (own.start, own.stop)
+            rows = initial_rows(initial, *places) if book is None else initial_rows_of(initial, book.ids(*places))
         if rows is None or tuple(rows.shape) != (len(store.own_rows), self.embedding_dim):
             raise StoreError(
                 f"embedding store {self.name!r}: rows of shape {list(() if rows is None else rows.shape)} do not fit "

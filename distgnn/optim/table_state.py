@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distgnn.storage.capabilities import RuleState, SupportsCheckpoint
+from distgnn.storage.capabilities import RuleState, SupportsCheckpoint, order_of
 from distgnn.storage.toolkit.rule_states import rule_name
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.storage.protocols import StateSpec
+    from distgnn.storage.specs import PartitionBook
 
 MOST_BYTES = 1 << 31  # of a table that a state_dict copies
 _BLOCK = 1 << 16
+_PLACEMENT = "placement"  # beside the state of rows that are not in the order of their ids
 
 _left_out: ContextVar[bool] = ContextVar("tables are left out", default=False)
 
@@ -103,17 +105,32 @@ def export_rule(store: Any, name: str, rule: type) -> dict[str, Tensor] | None:
     copied = export_table(store, name) if kept is not None else None
     if kept is None or copied is None:
         return None
-    return {"step": torch.tensor(float(kept.steps)), **{key: copied[f"{key_of_rule}/{key}"] for key in kept.tensors}}
+    state = {"step": torch.tensor(float(kept.steps)), **{key: copied[f"{key_of_rule}/{key}"] for key in kept.tensors}}
+    book = order_of(store)
+    return state if book is None else {**state, _PLACEMENT: _placement(book)}
+
+
+def _placement(book: PartitionBook) -> Tensor:
+    """Return a book's digest as a tensor, which is what the state of an optimizer has."""
+    return torch.tensor(list(bytes.fromhex(book.digest)), dtype=torch.uint8)
 
 
 def import_rule(store: Any, name: str, rule: type, specs: Mapping[str, StateSpec], state: Mapping[str, Any]) -> None:
     """Give a rule the state that :func:`export_rule` made, or that an optimizer of torch has; collective.
 
     Raises:
-        ValueError: It is the state of another rule, or of a table of another size.
+        ValueError: It is the state of another rule, or of a table of another size or placement.
     """
     if not isinstance(store, SupportsCheckpoint):
         raise ValueError(f"embedding store {name!r} cannot take the state of an optimizer")  # noqa: TRY004
+    book, placed = order_of(store), state.get(_PLACEMENT)
+    own = None if book is None else _placement(book).tolist()
+    if own != (None if placed is None else placed.tolist()):
+        raise ValueError(
+            f"embedding store {name!r} cannot take this state of an optimizer: it is of rows that are placed by "
+            "another partition; save and load it by a distgnn.checkpoint.Checkpoint"
+        )
+    state = {key: one for key, one in state.items() if key != _PLACEMENT}
     wanted = {key: (len(store.own_rows), spec.width) for key, spec in specs.items()}
     given = {key: tuple(rows.shape) for key, rows in state.items() if key != "step" and rows is not None}
     if given != wanted or (wanted and "step" not in state):

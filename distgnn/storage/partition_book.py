@@ -78,6 +78,11 @@ class PartitionBook:
         return cls(tuple(num_rows * rank // world_size for rank in range(world_size + 1)))
 
     @property
+    def digest(self) -> str:
+        """Sixteen characters that are the same for equal books, and for others differ."""
+        return str(vars(self)["_digest"])
+
+    @property
     def num_rows(self) -> int:
         """Number of rows."""
         return self.bounds[-1]
@@ -108,10 +113,10 @@ class PartitionBook:
         return PartitionBook((*self.bounds[:-1], num_rows), order)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PartitionBook) and (self.bounds, self._said()) == (other.bounds, other._said())
+        return isinstance(other, PartitionBook) and self.digest == other.digest
 
     def __hash__(self) -> int:
-        return hash((self.bounds, self._said()))
+        return hash(self.digest)
 
     def __repr__(self) -> str:
         many = len(self.bounds) > _SHOWN
@@ -119,7 +124,7 @@ class PartitionBook:
         numbers = ", ".join("..." if each is ... else str(each) for each in shown)
         digest = f", {self.world_size} ranks" if many else ""
         if many or self.order is not None:
-            digest += f", digest={self._said()!r}"
+            digest += f", digest={self.digest!r}"
         return f"PartitionBook(({numbers}){digest})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -127,7 +132,3 @@ class PartitionBook:
 
     def __reduce__(self) -> tuple[type[PartitionBook], tuple[tuple[int, ...], Tensor | None]]:
         return PartitionBook, (self.bounds, self.order)
-
-    def _said(self) -> str:
-        """Return the digest of bounds and order."""
-        return str(vars(self)["_digest"])

@@ -66,6 +66,42 @@ def test_a_job_goes_on_from_another_backend_and_another_number_of_ranks(start_jo
     backend.close()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(("pyg", 3, ()), id="three ranks, even"),
+        pytest.param(("pyg", 4, ("cut=8",)), id="another partition"),
+        pytest.param(("pyg", 4, ("cut=7",)), id="the same partition"),
+        pytest.param(("pyg", 2, ("cut=7",)), id="the same order on two ranks"),
+        pytest.param(
+            ("dgl", 2, ("cut=9",)),
+            marks=pytest.mark.skipif(find_spec("dgl") is None, reason="dgl is not installed here"),
+            id="another backend",
+        ),
+    ],
+)
+def test_a_job_goes_on_from_another_placement(
+    other: tuple[str, int, tuple[str, ...]], start_job: StartJob, tmp_path: Path
+) -> None:
+    rank, folder, (name, world_size, words) = "checkpoint_rank.py", str(tmp_path), other
+    placed = start_job(rank, "pyg", folder, "cut=7", "train", "save=a", "train", world_size=4)
+    expected = losses(placed)
+    moved = start_job(rank, name, folder, *words, "load=a", "save=b", "train", world_size=world_size)
+    assert losses(moved) == pytest.approx(expected, rel=1e-5)
+    back = start_job(rank, "pyg", folder, "cut=5", "load=b", "save=c", "train", world_size=2)
+    assert losses(back) == pytest.approx(expected, rel=1e-5)
+    before, *after = (contents(tmp_path / each) for each in "abc")
+    for found in after:
+        assert before.keys() == found.keys()
+        for key, rows in before.items():
+            assert torch.equal(rows, found[key]), key
+    backend = MemoryBackend()
+    even = Training(backend, seed=3)
+    even.train()
+    assert even.train() == pytest.approx(expected, rel=1e-5), "where rows are changes no number"
+    backend.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 def test_a_rank_that_loads_holds_its_own_rows_and_not_the_table(start_job: StartJob, tmp_path: Path) -> None:
     writers = start_job("reloading_rank.py", "save", str(tmp_path), world_size=2)
