@@ -32,11 +32,12 @@ class Hosts(NamedTuple):
     names: tuple[str, str]
     start_job: StartJob
 
-    def start(self, *command: str, interface: str = CABLE) -> Job:
+    def start(self, *command: str, interface: str = CABLE, ranks: tuple[int, ...] = (0, 1)) -> Job:
+        """Start a rank on each of the hosts that are numbered."""
         return self.start_job(
             *command,
-            world_size=2,
-            hosts=self.names,
+            world_size=len(ranks),
+            hosts=[self.names[host] for host in ranks],
             MASTER_ADDR="10.77.0.1",
             MASTER_PORT="29500",
             GLOO_SOCKET_IFNAME=interface,
@@ -71,6 +72,14 @@ def ip(*arguments: str) -> None:
 def test_two_hosts_hold_what_one_process_holds(hosts: Hosts, spread: str) -> None:
     job = hosts.start(SCRIPT, spread, "compare")
     assert job.codes(timeout=40) == [0, 0], job.last_error(0) + job.last_error(1)
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (0, 0, 1, 1), (0, 1, 0, 1)], ids=str)
+def test_each_host_holds_the_rows_that_a_partition_gives_its_ranks(
+    hosts: Hosts, spread: str, ranks: tuple[int, ...]
+) -> None:
+    job = hosts.start(SCRIPT, spread, "place", ranks=ranks)
+    assert job.codes(timeout=40) == [0] * len(ranks), [job.last_error(rank) for rank in range(len(ranks))]
 
 
 @pytest.mark.parametrize("cut", ["down", pytest.param("silent", marks=pytest.mark.slow_faults)])

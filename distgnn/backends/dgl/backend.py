@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from distgnn.backends.dgl.alone import Alone
@@ -13,6 +14,7 @@ from distgnn.distributed.peers import PeerWatch
 from distgnn.distributed.process_group import ProcessGroupCommunicator, check_met_before, new_gloo_group
 from distgnn.distributed.rendezvous.join import connect_ranks, join_job
 from distgnn.errors import StoreClosedError
+from distgnn.storage.specs import GraphSpec
 from distgnn.storage.toolkit.open_stores import OpenStores, already_open_error, edges_conflict_error, require_edges
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.engine import Engine
     from distgnn.distributed.communicator import Communicator
-    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, Spec, TensorSpec
 
 _Store = TypeVar("_Store", DGLEmbeddingStore, DGLTensorStore, DGLGraphStore)
 _engine: list[Engine] = []
@@ -60,16 +62,14 @@ class DGLBackend(OpenStores):
         store = self._agreed(spec, DGLEmbeddingStore)
         if store is None:
             check_dtype(spec)
-            ranges = self._engine.new_ranges(spec.num_embeddings)
-            store = self.keep(DGLEmbeddingStore(spec, self._engine, ranges))
+            store = self.keep(DGLEmbeddingStore(spec, self._engine, self._engine.place(spec)))
         return store
 
     def open_tensor(self, spec: TensorSpec) -> DGLTensorStore:
         store = self._agreed(spec, DGLTensorStore)
         if store is None:
             check_dtype(spec)
-            ranges = self._engine.new_ranges(spec.shape[0])
-            store = self.keep(DGLTensorStore(spec, self._engine, ranges))
+            store = self.keep(DGLTensorStore(spec, self._engine, self._engine.place(spec)))
         return store
 
     def open_graph(self, spec: GraphSpec, edge_index: Tensor | None = None) -> DGLGraphStore:
@@ -96,7 +96,7 @@ class DGLBackend(OpenStores):
         """Return the open store of that name, or None, when all ranks have asked for the same."""
         self.check_open(spec)
         check_met_before(self._engine.size, self.name)
-        self._engine.together("open", (spec, fingerprint), f"opening of {spec}")
+        self._engine.together("open", (_sent(spec), fingerprint), f"opening of {spec}")
         return self.attached(spec, kind)
 
 
@@ -115,6 +115,11 @@ def _joined(timeout: float, port: int) -> Engine:
     _engine[0].set_timeout(timeout)
     _engine[0].check_alive("opening of the dgl backend")
     return _engine[0]
+
+
+def _sent(spec: Spec) -> Spec:
+    """Return what of a spec goes to servers: an order of ids may be large, and its digest is in the call's name."""
+    return spec if isinstance(spec, GraphSpec) else replace(spec, partition=None)
 
 
 def _fingerprint(edge_index: Tensor) -> bytes:

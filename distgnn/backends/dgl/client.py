@@ -71,7 +71,8 @@ class Client(KVClient):
         is_gdata: bool = True,  # noqa: ARG002  # no graph is DGL's here
     ) -> None:
         ranges = next(one for one in self._ranges.values() if one.policy is part_policy)
-        self._engine.together("open_dgl", (name, tuple(shape), dtype, ranges.kind, init_func), f"opening of {name}")
+        arguments = (name, tuple(shape), dtype, ranges.kind, ranges.book.bounds, init_func)
+        self._engine.together("open_dgl", arguments, f"opening of {name}")
         self._engine.map(name, ranges, tuple(shape), dtype)
 
     def delete_data(self, name: str) -> None:

@@ -65,6 +65,7 @@ class Cluster(Engine):
         self._servers = start_servers(job, timeout, port, peers.look)
         parts = len(self._servers.addresses)
         super().__init__(job.rank, job.size, self._servers.part, parts, self._servers.name)
+        self.parts_of_ranks = self._servers.hosts
         self.first_of_part = self._servers.own is not None
         self._own = f"{job.address}:{free_port(job.address, ports_to_try(job.rank + 1))}"
         open_wire(self._servers.secret)

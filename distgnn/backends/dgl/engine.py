@@ -8,10 +8,12 @@ import pickle
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from distgnn.backends.dgl.placement import Placement, on_hosts
 from distgnn.backends.dgl.rows import Ranges
 from distgnn.backends.dgl.wire import Call
 from distgnn.distributed.communicator import LocalCommunicator
 from distgnn.storage.specs import PartitionBook
+from distgnn.storage.toolkit.row_shard import book_for
 from distgnn.storage.toolkit.rows import move_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from distgnn.backends.dgl.wire import Reply
     from distgnn.distributed.communicator import Communicator
+    from distgnn.storage.specs import EmbeddingSpec, TensorSpec
 
     Tensors = tuple[Tensor, ...]
 
@@ -40,6 +43,7 @@ class Engine(ABC):
         timeout: Seconds that a call waits for other ranks and for servers.
         communicator: The collectives of the ranks.
         first_of_part: Whether no rank of this host has a smaller number.
+        parts_of_ranks: Which part each rank is on.
     """
 
     def __init__(self, rank: int, size: int, part: int, parts: int, name: str) -> None:
@@ -48,6 +52,7 @@ class Engine(ABC):
         self.name = name
         self.timeout = 60.0
         self.first_of_part = True
+        self.parts_of_ranks: tuple[int, ...] = (part,) * size
         self.communicator: Communicator = LocalCommunicator()
         self._opened = itertools.count()
         self._numbers = itertools.count(2)
@@ -59,6 +64,19 @@ class Engine(ABC):
     def new_ranges(self, num_rows: int) -> Ranges:
         """Cut the rows of a new store into a range a host; every rank opens the same stores in the same order."""
         return Ranges(f"{self.name}.{next(self._opened)}", PartitionBook.even(num_rows, self.parts), self.part)
+
+    def place(self, spec: EmbeddingSpec | TensorSpec) -> Placement:
+        """Say where the rows of a new store are, as :meth:`new_ranges` does.
+
+        Raises:
+            SpecError: The spec's partition is for another number of ranks.
+        """
+        book = book_for(spec, self.size)
+        if spec.partition is None or self.size == 1:
+            return Placement(book, self.new_ranges(book.num_rows))
+        bounds, order, start = on_hosts(book, self.parts_of_ranks, self.rank)
+        ranges = Ranges(f"{self.name}.{next(self._opened)}", PartitionBook(bounds), self.part)
+        return Placement(book, ranges, order, start - book.bounds[self.rank])
 
     def ask(
         self,
@@ -111,7 +129,7 @@ class Engine(ABC):
             self.together("meet", (), about)
 
     def read(self, key: str, ranges: Ranges, ids: Tensor, about: str) -> Tensor:
-        """Fetch rows, those of this host from its memory."""
+        """Fetch rows by their places, those of this host from its memory."""
         self.check_order(about)
         here = self.rows(key)
         if self.parts == 1:

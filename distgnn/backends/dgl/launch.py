@@ -84,6 +84,7 @@ class Servers:
         secret: What messages are signed with, in hexadecimal.
         addresses: ``address:port`` of each host's server.
         starters: The rank that started each.
+        hosts: Which of the hosts each rank is on.
         part: Which of the hosts this one is.
         own: The server that this process has started, if it has.
     """
@@ -92,6 +93,7 @@ class Servers:
     secret: str
     addresses: tuple[str, ...]
     starters: tuple[int, ...]
+    hosts: tuple[int, ...]
     part: int
     own: subprocess.Popen[bytes] | None
 
@@ -164,7 +166,8 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
         late = f"does not listen after {timeout:g} s: give it more time with timeout=..."
         died = f"ended at once with code {ended}: see what it wrote on that rank's standard error"
         store.set(f"listening/{part}", "yes" if ended is None else late if ended == -signal.SIGKILL else died)
-    servers = Servers(name, secret, addresses, starters, part, own)
+    numbers = tuple(order.index(host) for host in hosts)
+    servers = Servers(name, secret, addresses, starters, numbers, part, own)
     try:
         _check_listening(servers, get)
     except PeerLostError:

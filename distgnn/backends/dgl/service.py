@@ -153,8 +153,8 @@ class Service:
             if (call.operation, call.about) != (calls[0].operation, calls[0].about):
                 if call.operation == calls[0].operation == "open":
                     raise NameConflictError(
-                        f"ranks open different stores at once: rank 0 asks for {first[0]}, rank {call.rank} for "
-                        f"{self._arguments(call)[0]}; every rank must open the same stores in the same order"
+                        f"ranks open different stores at once: rank 0 asks for {_opened(calls[0])}, rank {call.rank} "
+                        f"for {_opened(call)}; every rank must open the same stores in the same order"
                     )
                 raise CallOrderError(
                     f"ranks make different store calls: rank 0 calls {calls[0].about}, rank {call.rank} calls "
@@ -175,8 +175,8 @@ class Service:
         text = str(error) if known else f"the server failed in {call.about}: {type(error).__name__}: {error}"
         return Reply(call.number, self._part, type(error).__name__ if known else "DistGNNError", text)
 
-    def _new_ranges(self, kind: str, num_rows: int) -> Ranges:
-        return Ranges(kind, PartitionBook.even(num_rows, self._parts), self._part)
+    def _new_ranges(self, kind: str, bounds: tuple[int, ...]) -> Ranges:
+        return Ranges(kind, PartitionBook(bounds), self._part)
 
     # Operations of a rank by itself.
 
@@ -235,18 +235,26 @@ class Service:
     def _meet(self, _calls: Sequence[Call], *_asked: object) -> None:
         """Nothing: that all ranks came is all."""
 
-    def _open_rows(self, _calls: Sequence[Call], key: str, spec: EmbeddingSpec | TensorSpec, kind: str) -> None:
-        num_rows, *row = (spec.num_embeddings, spec.embedding_dim) if isinstance(spec, EmbeddingSpec) else spec.shape
-        ranges = self._new_ranges(kind, num_rows)
+    def _open_rows(
+        self,
+        calls: Sequence[Call],
+        key: str,
+        spec: EmbeddingSpec | TensorSpec,
+        kind: str,
+        bounds: tuple[int, ...],
+    ) -> None:
+        row = (spec.embedding_dim,) if isinstance(spec, EmbeddingSpec) else spec.shape[1:]
+        ranges = self._new_ranges(kind, bounds)
         self._keeper.check_room(key, (ranges.stop - ranges.start) * prod(row) * spec.dtype.itemsize)
         self._ranges[key] = ranges
         if isinstance(spec, EmbeddingSpec):
-            self._shards[key] = DGLEmbeddingShard(spec, self._keeper, key, ranges)
+            given = [call.tensors[0] for call in calls if call.tensors]
+            self._shards[key] = DGLEmbeddingShard(spec, self._keeper, key, ranges, given[0] if given else None)
         else:
             self._shards[key] = DGLTensorShard(spec, self._keeper, key, ranges)
 
     def _open_graph(self, calls: Sequence[Call], key: str, spec: GraphSpec, kind: str) -> None:
-        self._ranges[key] = self._new_ranges(kind, spec.num_nodes)
+        self._ranges[key] = self._new_ranges(kind, PartitionBook.even(spec.num_nodes, self._parts).bounds)
         given = [call.tensors for call in calls if call.tensors]
         sources, destinations, *ids = (one[0] if len(one) == 1 else torch.cat(one) for one in zip(*given, strict=True))
         edges = torch.stack([sources, destinations])
@@ -259,10 +267,11 @@ class Service:
         shape: tuple[int, ...],
         dtype: torch.dtype,
         kind: str,
+        bounds: tuple[int, ...],
         make: Callable[[tuple[int, ...], torch.dtype], Tensor],
     ) -> None:
         """Keep rows that DGL's own code asks for, such as the state of its optimizers."""
-        ranges = self._ranges[key] = self._new_ranges(kind, shape[0])
+        ranges = self._ranges[key] = self._new_ranges(kind, bounds)
         self._keeper.keep(key, ranges, make((ranges.stop - ranges.start, *shape[1:]), dtype))
 
     def _mapped(self, _calls: Sequence[Call], job: str) -> None:
@@ -292,6 +301,11 @@ class Service:
         given = [call.tensors for call in calls if call.tensors[0].numel()] or [calls[0].tensors]
         ids, rows = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*given, strict=True))
         return ids - self._ranges[key].start, rows
+
+
+def _opened(call: Call) -> str:
+    """Return the spec that a call is about, in words."""
+    return call.about.removeprefix("opening of ")
 
 
 def lost(ranks: Sequence[int], how: str) -> str:

@@ -27,8 +27,10 @@ CPU = torch.device("cpu")
 class DGLEmbeddingShard(EmbeddingShard):
     """Rows of a table, and their state, in DGL's store."""
 
-    def __init__(self, spec: EmbeddingSpec, keeper: Keeper, key: str, ranges: Ranges) -> None:
-        super().__init__(spec, CPU, ranges.start, ranges.stop)
+    def __init__(
+        self, spec: EmbeddingSpec, keeper: Keeper, key: str, ranges: Ranges, ids: Tensor | None = None
+    ) -> None:
+        super().__init__(spec, CPU, ranges.start, ranges.stop, ids=ids)
         assert self._rows is not None
         self._keeper, self._key, self._ranges = keeper, key, ranges
         self._rows = keeper.keep(key, ranges, self._rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from distgnn.backends.dgl.shards import CPU
 from distgnn.errors import SpecError, StoreClosedError
 from distgnn.storage.capabilities import RuleState
 from distgnn.storage.protocols import InEdges, StateSpec
-from distgnn.storage.specs import PartitionBook
 from distgnn.storage.toolkit.row_shard import check_exported, check_range
 from distgnn.storage.toolkit.rows import accumulation_dtype, sum_by_id
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distgnn.backends.dgl.engine import Engine
+    from distgnn.backends.dgl.placement import Placement
     from distgnn.backends.dgl.rows import Ranges
     from distgnn.storage.protocols import UpdateRule
-    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, Spec, TensorSpec
+    from distgnn.storage.specs import EmbeddingSpec, GraphSpec, PartitionBook, Spec, TensorSpec
 
 
 class _Store:
@@ -52,7 +53,7 @@ class _Store:
             raise StoreClosedError(f"store {self.spec.name!r} is closed; open it again from its backend")
 
     def _deal(self, ids: Tensor, rows: Tensor) -> dict[int, tuple[Tensor, ...]]:
-        """Part ids, and the rows beside them, among those who own them."""
+        """Part places, and the rows beside them, among those who own them."""
         if self._engine.parts == 1:
             return {0: (ids.contiguous(), rows.contiguous())}
         slots = self._ranges.slots(ids)
@@ -64,23 +65,31 @@ class _RowStore(_Store):
 
     spec: EmbeddingSpec | TensorSpec
 
-    def __init__(self, engine: Engine, ranges: Ranges, shape: tuple[int, ...]) -> None:
+    def __init__(self, engine: Engine, placement: Placement, shape: tuple[int, ...]) -> None:
+        ranges = placement.ranges
         super().__init__(engine, ranges)
+        self._placement = placement
         about = f"opening of {self.spec}"
-        engine.together("open_rows", (self._key, self.spec, ranges.kind), about)
+        ids = placement.ids_here() if engine.first_of_part else None  # one rank a host is enough to bring them there
+        given = {} if ids is None else {engine.part: (ids,)}
+        spec = replace(self.spec, partition=None)
+        engine.together("open_rows", (self._key, spec, ranges.kind, ranges.book.bounds), about, given)
         engine.map(self._key, ranges, shape, self.spec.dtype)
         self.tensor = DistTensor(
             shape, self.spec.dtype, name=self.spec.name, part_policy=ranges.policy, persistent=True, is_gdata=False
         )
 
     def _read(self, ids: Tensor, call: str) -> Tensor:
-        return self._engine.read(self._key, self._ranges, ids, call)
+        return self._engine.read(self._key, self._ranges, self._placement.places(ids), call)
+
+    @property
+    def partition(self) -> PartitionBook:
+        return self._placement.book
 
     @property
     def own_rows(self) -> range:
-        # Where hosts have as many ranks each, these are rows of this host.
-        bounds = PartitionBook.even(self._ranges.book.bounds[-1], self._engine.size).bounds
-        return range(bounds[self._engine.rank], bounds[self._engine.rank + 1])
+        # Where hosts have as many ranks each, even ones are rows of this host too.
+        return self.partition.own(self._engine.rank)
 
     def rule_states(self) -> dict[str, RuleState]:
         self._check_open()
@@ -102,7 +111,7 @@ class _RowStore(_Store):
         state = self._state_names()
         check_range(self.spec, self.own_rows, first, last)
         pieces: list[dict[str, Tensor]] = []
-        for part, begin, end in self._ranges.cut(first, last):
+        for part, begin, end in self._ranges.cut(first + self._placement.shift, last + self._placement.shift):
             piece = {"rows": self._rows_here(begin, end)} if part == self._engine.part else {}
             names = [name for name in ("rows", *state) if name not in piece]
             if names:
@@ -120,7 +129,8 @@ class _RowStore(_Store):
         check_exported(self.spec, rows, {"rows": (self.spec.dtype, tuple(self.tensor.shape[1:])), **state})
         last = first + rows["rows"].size(0)
         check_range(self.spec, self.own_rows, first, last)
-        for part, begin, end in self._ranges.cut(first, last):
+        first += self._placement.shift
+        for part, begin, end in self._ranges.cut(first, last + self._placement.shift):
             piece = {name: one[begin - first : end - first] for name, one in rows.items()}
             if part == self._engine.part:
                 self._rows_here(begin, end)[:] = piece.pop("rows")
@@ -142,14 +152,14 @@ class DGLEmbeddingStore(_RowStore):
     """A table as DGL's DistEmbedding.
 
     Attributes:
-        tensor: Its rows, a :class:`dgl.distributed.DistTensor`.
+        tensor: Its rows, a :class:`dgl.distributed.DistTensor`; with a partition, by their places on the hosts.
     """
 
     spec: EmbeddingSpec
 
-    def __init__(self, spec: EmbeddingSpec, engine: Engine, ranges: Ranges) -> None:
+    def __init__(self, spec: EmbeddingSpec, engine: Engine, placement: Placement) -> None:
         self.spec = spec
-        super().__init__(engine, ranges, (spec.num_embeddings, spec.embedding_dim))
+        super().__init__(engine, placement, (spec.num_embeddings, spec.embedding_dim))
 
     @property
     def num_embeddings(self) -> int:
@@ -162,6 +172,8 @@ class DGLEmbeddingStore(_RowStore):
     @property
     def dist_embedding(self) -> DistEmbedding:
         """The table as DGL's own class, for its own optimizers; their state and numbers are DGL's.
+
+        It takes places as :attr:`tensor` does.
 
         Raises:
             SpecError: The table is not of float32.
@@ -182,7 +194,8 @@ class DGLEmbeddingStore(_RowStore):
         self._check_open()
         self.spec.check_gradients(ids, gradients, CPU)
         call = f"apply_gradients of embedding store {self.spec.name!r}"
-        distinct, sums = sum_by_id(ids, gradients.to(accumulation_dtype(self.spec.dtype)))
+        places = self._placement.places(ids)
+        distinct, sums = sum_by_id(places, gradients.to(accumulation_dtype(self.spec.dtype)))
         cuts = torch.searchsorted(distinct, torch.tensor(self._ranges.book.bounds)).tolist()
         parts = {part: (distinct[start:stop], sums[start:stop]) for part, (start, stop) in enumerate(pairwise(cuts))}
         self._engine.together("update", (self._key, rule), call, parts)
@@ -197,9 +210,9 @@ class DGLTensorStore(_RowStore):
 
     spec: TensorSpec
 
-    def __init__(self, spec: TensorSpec, engine: Engine, ranges: Ranges) -> None:
+    def __init__(self, spec: TensorSpec, engine: Engine, placement: Placement) -> None:
         self.spec = spec
-        super().__init__(engine, ranges, spec.shape)
+        super().__init__(engine, placement, spec.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -219,7 +232,8 @@ class DGLTensorStore(_RowStore):
         self._check_open()
         self.spec.check_values(ids, values, CPU)
         call = f"write of tensor store {self.spec.name!r}"
-        self._engine.together("add" if accumulate else "replace", (self._key,), call, self._deal(ids, values))
+        dealt = self._deal(self._placement.places(ids), values)
+        self._engine.together("add" if accumulate else "replace", (self._key,), call, dealt)
 
 
 class DGLGraphStore(_Store):
