@@ -14,7 +14,7 @@ from distgnn.errors import GraphInputError
 from distgnn.nn.norm.norms import batch_norm, graph_norm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch.nn import Module
     from torch_geometric.typing import Adj
@@ -61,11 +61,7 @@ def check_model(
             "layers: DistributedGINConv, DistributedGINEConv"
         )
     check_features(x, None if model.in_channels == -1 else model.in_channels, "model")
-    if edge_weight is not None or (not model.supports_edge_attr and edge_attr is not None and edge_attr.dim() == 1):
-        raise GraphInputError(
-            "the sums of GIN and GINE have no weights, a number an edge (PyG's GIN leaves edge_weight out in silence): "
-            "give them to DistributedGINE(..., edge_dim=1) as features, edge_attr=edge_weight.view(-1, 1)"
-        )
+    _check_supported(model, edge_weight, edge_attr)
     if halo is not None and not model.activations:
         raise GraphInputError(
             "a part of a graph exchanges rows through stores: make the model with use_dist_tensor=True"
@@ -85,6 +81,20 @@ def check_model(
         raise GraphInputError(
             "num_sampled_nodes_per_hop leaves out nodes layer by layer; batch, use_dist_tensor, readout='layer_sum' "
             "and jk need all nodes of each: leave out num_sampled_nodes_per_hop and num_sampled_edges_per_hop"
+        )
+
+
+def _check_supported(model: LayerwiseModel, edge_weight: Tensor | None, edge_attr: Tensor | None) -> None:
+    if not model.supports_edge_attr and edge_attr is not None and edge_attr.dim() == 1:
+        raise GraphInputError(
+            f"{type(model).__name__} has no features of edges, and one number an edge is a weight: pass "
+            "edge_weight=edge_attr, or learn from it as a feature, DistributedGINE(..., edge_dim=1) and "
+            "edge_attr=edge_attr.view(-1, 1)"
+        )
+    if edge_weight is not None and not model.supports_edge_weight:
+        raise GraphInputError(
+            f"{type(model).__name__} does not take edge_weight: its layers have no weights. DistributedGIN and "
+            "DistributedGINE multiply messages by them"
         )
 
 
@@ -145,6 +155,32 @@ def check_batch_norm(model: Module, rows: Tensor) -> None:
             f"{norm} cannot take the mean and the variance of one row, and this batch is one node: leave a last small "
             "batch out by drop_last=True, choose another batch_size, or make the model with "
             "norm_kwargs={'allow_single_element': True}"
+        )
+
+
+def check_edge_weight(
+    edge_weight: Tensor | None, edge_index: Adj, aggregate: Callable[..., Tensor] | None = None
+) -> None:
+    """See that there is one floating point number for each edge.
+
+    Args:
+        edge_weight: The weights, or None.
+        edge_index: The edges.
+        aggregate: The layer's method, which somebody may have overridden.
+
+    Raises:
+        GraphInputError: There is not, edges are in a sparse matrix, or the layer would leave weights out.
+    """
+    if edge_weight is None:
+        return
+    if aggregate is not None and "edge_weight" not in inspect.signature(aggregate).parameters:
+        raise GraphInputError("the layer's aggregate() does not take edge_weight, so that weights would be left out")
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
+        raise GraphInputError("edge_weight goes with edge_index of shape [2, E], not with a sparse matrix")
+    if edge_weight.shape != (edge_index.size(1),) or not edge_weight.is_floating_point():
+        raise GraphInputError(
+            f"edge_weight must be floating point numbers of shape [{edge_index.size(1)}], one an edge, not "
+            f"{edge_weight.dtype} of {list(edge_weight.shape)}"
         )
 
 

@@ -41,9 +41,18 @@ class LayeredModel(Protocol):
         ...
 
     def layer(
-        self, index: int, h: tuple[Tensor, Tensor], edge_index: Tensor, edge_attr: Tensor | None, edge_ids: Tensor
+        self,
+        index: int,
+        h: tuple[Tensor, Tensor],
+        edge_index: Tensor,
+        edge_attr: Tensor | None,
+        edge_ids: Tensor,
+        edge_weight: Tensor | None = None,
     ) -> Tensor:
-        """Return a layer's output for destinations, from the rows of sources and of destinations."""
+        """Return a layer's output for destinations, from the rows of sources and of destinations.
+
+        ``edge_weight`` is given where inference has ``edge_weights``.
+        """
         ...
 
     def combine(self, layers: list[Tensor]) -> Tensor:
@@ -63,6 +72,7 @@ def infer_by_layers(
     features: TensorStore | EmbeddingStore | None = None,
     *,
     edge_features: TensorStore | EmbeddingStore | None = None,
+    edge_weights: TensorStore | None = None,
     batch_size: int = 1024,
     backend: Backend | None = None,
     progress: bool | Progress = True,
@@ -80,6 +90,7 @@ def infer_by_layers(
         graph: The graph.
         features: ``[num_nodes, in_channels]``; None where the model has stored embeddings alone.
         edge_features: ``[num_edges, edge_dim]``.
+        edge_weights: ``[num_edges]``, given to ``model.layer(..., edge_weight=)``; it needs to take them.
         batch_size: Nodes a batch.
         backend: Where layers are stored, and whose ranks take part; by default the one in use.
         progress: Show a progress bar on stderr, on rank 0; or what to show it in.
@@ -112,7 +123,7 @@ def infer_by_layers(
         if index == model.num_layers:
             return model.combine([inputs(nodes), *(_stored(store)(nodes) for store in stores[:-1])])
         before = _stored(stores[index - 1]) if index else inputs
-        h = _layer(model, index, graph, nodes, before, edge_features)
+        h = _layer(model, index, graph, nodes, before, (edge_features, edge_weights))
         return model.combine([h]) if index == passes - 1 else h
 
     with ExitStack() as at_the_end:
@@ -155,9 +166,9 @@ def _layer(
     graph: GraphStore,
     nodes: Tensor,
     before: Rows,
-    edge_features: TensorStore | EmbeddingStore | None,
+    of_edges: tuple[TensorStore | EmbeddingStore | None, TensorStore | None],
 ) -> Tensor:
-    """Compute a layer's rows ``[B, width]`` of nodes."""
+    """Compute a layer's rows ``[B, width]`` of nodes; ``of_edges`` are the features and the weights of edges."""
     found = graph.in_neighbors(nodes)
     # Destinations come first among the sources, as PyG's layers expect that add loops to bipartite edges.
     others = torch.unique(found.sources)
@@ -167,9 +178,12 @@ def _layer(
     edge_index = torch.stack(
         [order[torch.searchsorted(ascending, found.sources)], torch.searchsorted(nodes, found.destinations)]
     )  # nodes ascend
-    edge_attr = None if edge_features is None else _reader(edge_features)(found.edge_ids)
+    features, weights = of_edges
+    edge_attr = None if features is None else _reader(features)(found.edge_ids)
     h = (rows, rows[: nodes.numel()])
-    return model.layer(index, h, edge_index, edge_attr, found.edge_ids)
+    if weights is None:
+        return model.layer(index, h, edge_index, edge_attr, found.edge_ids)
+    return model.layer(index, h, edge_index, edge_attr, found.edge_ids, edge_weight=weights.read(found.edge_ids))
 
 
 def _reader(store: TensorStore | EmbeddingStore) -> Rows:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from distgnn.errors import ConfigError
-from distgnn.graph import weighted_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -129,16 +127,15 @@ def check_sets(counts: Mapping[str, int], name: str) -> None:
 
 def outputs(model: Module, data: Data) -> Tensor:
     """Run a model on a graph, a part of one, or a batch."""
-    weights = data.get("edge_weight")
-    with nullcontext() if weights is None else weighted_messages(model, weights):
-        out: Tensor = model(
-            data.x,
-            data.edge_index,
-            data.edge_attr,
-            node_ids=data.n_id,
-            edge_ids=data.e_id,
-            batch=data.batch,
-            batch_size=None if data.batch is None else data.num_graphs,
-            halo=data.get("halo"),
-        )
+    out: Tensor = model(
+        data.x,
+        data.edge_index,
+        data.edge_attr,
+        edge_weight=data.get("edge_weight"),
+        node_ids=data.n_id,
+        edge_ids=data.e_id,
+        batch=data.batch,
+        batch_size=None if data.batch is None else data.num_graphs,
+        halo=data.get("halo"),
+    )
     return out

@@ -174,8 +174,8 @@ HOPS = {"num_sampled_nodes_per_hop": [1, 8], "num_sampled_edges_per_hop": [10, 2
 @pytest.mark.parametrize(
     ("options", "inputs", "words"),
     [
-        ({}, {"edge_weight": torch.ones(30)}, "edge_attr=edge_weight.view(-1, 1)"),
-        ({}, {"edge_attr": torch.ones(30)}, "edge_attr=edge_weight.view(-1, 1)"),
+        ({}, {"edge_weight": torch.ones(29)}, "edge_weight must be floating point numbers of shape [30]"),
+        ({}, {"edge_attr": torch.ones(30)}, "one number an edge is a weight: pass edge_weight=edge_attr"),
         ({}, {"num_sampled_nodes_per_hop": [1, 8]}, "belong together: pass both"),
         ({}, {**HOPS, "batch": torch.zeros(9, dtype=torch.int64)}, "leave out num_sampled_nodes_per_hop"),
         ({"jk": "cat"}, HOPS, "leave out num_sampled_nodes_per_hop"),

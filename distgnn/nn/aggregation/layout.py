@@ -16,6 +16,8 @@ from torch_geometric import EdgeIndex, is_compiling
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.aggr import SumAggregation
 
+from distgnn.nn.aggregation.weighted import Weighted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,6 +45,10 @@ class Bags(NamedTuple):
     offsets: Tensor
     neighbors: Tensor
     order: Tensor | None
+
+    def arrange(self, weight: Tensor | None) -> Tensor | None:
+        """Return numbers of edges, ``[E]`` in the user's order, in that of the bags."""
+        return weight if weight is None or self.order is None else weight.detach().index_select(0, self.order)
 
 
 class Layout:
@@ -235,7 +241,7 @@ def _sums(conv: MessagePassing, message: Callable[..., Tensor]) -> bool:
     summing = conv.aggr_module
     return (
         getattr(conv.message, "__func__", None) is message
-        and getattr(conv.aggregate, "__func__", None) is MessagePassing.aggregate
+        and getattr(conv.aggregate, "__func__", None) in {MessagePassing.aggregate, Weighted.aggregate}
         and getattr(conv.update, "__func__", None) is MessagePassing.update
         # PyG makes a propagate of its own for a layer unless it is overridden, explained or decomposed.
         and conv.propagate.__module__.endswith("_propagate")

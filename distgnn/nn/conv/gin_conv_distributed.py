@@ -12,8 +12,9 @@ from torch_geometric.typing import Adj, OptPairTensor, OptTensor, Size
 
 from distgnn.errors import GraphInputError
 from distgnn.nn.aggregation.messages import EdgeRows, sum_messages
+from distgnn.nn.aggregation.weighted import Weighted
 from distgnn.nn.arguments import check_keywords
-from distgnn.nn.checks import check_features
+from distgnn.nn.checks import check_edge_weight, check_features
 from distgnn.nn.conv.masked import Masked
 from distgnn.nn.embedding import default_name
 from distgnn.nn.features import StoredFeatures, set_num_embeddings
@@ -23,7 +24,7 @@ from distgnn.storage.protocols import Backend
 NodeIds = Union[Tensor, Tuple[Tensor, Tensor], None]
 
 
-class DistributedGINConv(Masked, GINConv):
+class DistributedGINConv(Masked, Weighted, GINConv):
     r"""The graph isomorphism operator from the `"How Powerful are Graph Neural Networks?"
     <https://arxiv.org/abs/1810.00826>`_ paper, with stored node embeddings.
 
@@ -55,6 +56,7 @@ class DistributedGINConv(Masked, GINConv):
           :math:`((|\mathcal{V_s}|, F_{in}), (|\mathcal{V_t}|, F_{in}))` if bipartite, or :obj:`None` with
           ``use_dist_embedding``,
           edge indices :math:`(2, |\mathcal{E}|)`,
+          edge weights :math:`(|\mathcal{E}|)` *(optional)*, what messages are multiplied by,
           node ids :math:`(|\mathcal{V}|)`, or :math:`((|\mathcal{V_s}|), (|\mathcal{V_t}|))` if bipartite
           *(optional: by default nodes are numbered as they stand)*
         - **output:** node features :math:`(|\mathcal{V}|, F_{out})` or :math:`(|\mathcal{V_t}|, F_{out})`
@@ -103,20 +105,22 @@ class DistributedGINConv(Masked, GINConv):
         edge_index: Adj,
         size: Size = None,
         node_ids: NodeIds = None,
+        edge_weight: OptTensor = None,
     ) -> Tensor:
         """Run one layer; see the shapes above."""
         if not is_scripting():
             x = _node_inputs(self.node_features, self.in_channels, x, node_ids)
+            check_edge_weight(edge_weight, edge_index, self.aggregate)
         assert x is not None
         if isinstance(x, Tensor):
             x = (x, x)
 
         out: OptTensor = None
         if not is_scripting():
-            out, x = self.sum_messages(x, edge_index, None, size)
+            out, x = self.sum_messages(x, edge_index, None, edge_weight, size)
         if out is None:
-            # propagate_type: (x: OptPairTensor)
-            out = self.propagate(edge_index, x=x, size=size)
+            # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
+            out = self.propagate(edge_index, x=x, edge_weight=edge_weight, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -130,13 +134,14 @@ class DistributedGINConv(Masked, GINConv):
         x: Any,
         edge_index: Adj,
         edge_attr: OptTensor = None,  # noqa: ARG002  # GIN has none
+        edge_weight: OptTensor = None,
         size: Size = None,
     ) -> Tuple[OptTensor, OptPairTensor]:
         """Sum the messages into each node where they lie; see :class:`~distgnn.nn.SumsOverHalo`."""
-        return sum_messages(self, GINConv.message, x, edge_index, None, size)
+        return sum_messages(self, GINConv.message, x, edge_index, None, size, edge_weight)
 
 
-class DistributedGINEConv(Masked, GINEConv):
+class DistributedGINEConv(Masked, Weighted, GINEConv):
     r"""The modified :class:`DistributedGINConv` operator from the `"Strategies for Pre-training Graph Neural Networks"
     <https://arxiv.org/abs/1905.12265>`_ paper, with stored node and edge embeddings.
 
@@ -236,22 +241,24 @@ class DistributedGINEConv(Masked, GINEConv):
         size: Size = None,
         node_ids: NodeIds = None,
         edge_ids: OptTensor = None,
+        edge_weight: OptTensor = None,
     ) -> Tensor:
         """Run one layer; see the shapes above."""
         if not is_scripting():
             x = _node_inputs(self.node_features, self.in_channels, x, node_ids)
             channels = self.in_channels if self.lin is None else self.lin.in_channels
             edge_attr = edge_inputs(self.edge_features, channels, edge_index, edge_attr, edge_ids)
+            check_edge_weight(edge_weight, edge_index, self.aggregate)
         assert x is not None
         if isinstance(x, Tensor):
             x = (x, x)
 
         out: OptTensor = None
         if not is_scripting():
-            out, x = self.sum_messages(x, edge_index, edge_attr, size)
+            out, x = self.sum_messages(x, edge_index, edge_attr, edge_weight, size)
         if out is None:
-            # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
-            out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
+            # propagate_type: (x: OptPairTensor, edge_attr: OptTensor, edge_weight: OptTensor)
+            out = self.propagate(edge_index, x=x, edge_attr=edge_attr, edge_weight=edge_weight, size=size)
 
         x_r = x[1]
         if x_r is not None:
@@ -261,10 +268,16 @@ class DistributedGINEConv(Masked, GINEConv):
         return result
 
     def sum_messages(
-        self, x: Any, edge_index: Adj, edge_attr: OptTensor = None, size: Size = None
+        self,
+        x: Any,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        edge_weight: OptTensor = None,
+        size: Size = None,
     ) -> Tuple[OptTensor, OptPairTensor]:
         """Sum the messages into each node where they lie; see :class:`~distgnn.nn.SumsOverHalo`."""
-        return sum_messages(self, GINEConv.message, x, edge_index, EdgeRows(edge_attr, self.lin), size)
+        edges = EdgeRows(edge_attr, self.lin)
+        return sum_messages(self, GINEConv.message, x, edge_index, edges, size, edge_weight)
 
 
 def edge_inputs(

@@ -25,6 +25,7 @@ from distgnn.nn.arguments import check_options, keywords_after_widths
 from distgnn.nn.checks import (
     check_batch_norm,
     check_edge_index,
+    check_edge_weight,
     check_halo,
     check_model,
     check_not_exported,
@@ -242,7 +243,7 @@ class DistributedGNN(LayerwiseModel):
             edge_index: Edges ``[2, E]``, or a sparse adjacency as PyG's layers take it.
             edge_attr: Edge features ``[E, edge_dim]``. Models that do not use them accept them, so that one loop drives
                 all.
-            edge_weight: Refused: the sums of the layers have no weights.
+            edge_weight: ``[E]``, what the messages of every layer are multiplied by, of a model that supports it.
             node_ids: ``[N]``, the rows of the nodes in the stores; by default nodes are numbered as they stand.
             edge_ids: ``[E]``, the rows of the edges in the store of edge embeddings; by default as they stand.
             batch: ``[N]``, the graph that each node belongs to.
@@ -271,6 +272,7 @@ class DistributedGNN(LayerwiseModel):
             ids = {"node_ids": (self.node_features, node_ids), "edge_ids": (self.edge_features, edge_ids)}
             check_halo(halo, self, h.size(0), edge_index, ids)
         edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
+        check_edge_weight(edge_weight, edge_index)
 
         rows: Tensor | Extended = h if halo is None else Extended(h, halo.own.numel())
         layers = [rows.own if isinstance(rows, Extended) else rows]
@@ -281,7 +283,9 @@ class DistributedGNN(LayerwiseModel):
             inputs = (rows, layers[-1]) if isinstance(rows, Extended) else rows
             if per_hop[0] is not None and per_hop[1] is not None:
                 inputs, edge_index, edge_attr = trim_to_layer(index, *per_hop, inputs, edge_index, edge_attr)
-            layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size))
+                # The edges of the outermost hop are the last ones.
+                edge_weight = None if edge_weight is None else edge_weight[: edge_index.size(1)]
+            layers.append(self._run_layer(index, inputs, edge_index, edge_attr, batch, batch_size, edge_weight))
             rows = self._publish(index, layers[-1], node_ids, halo) if publishes else layers[-1]
         if halo is not None and halo.history:
             self.ages.count(halo)

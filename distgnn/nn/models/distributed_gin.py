@@ -60,6 +60,8 @@ class DistributedGIN(DistributedGNN):
         **kwargs (optional): Additional arguments of the layers.
     """
 
+    supports_edge_weight: ClassVar[bool] = True
+
     def init_conv(self, in_channels: int, out_channels: int, **kwargs: Any) -> MessagePassing:
         """Make a layer; see :meth:`DistributedGNN.init_conv`."""
         check_keywords(type(self), kwargs.keys() - {"train_eps"})
@@ -84,6 +86,7 @@ class DistributedGINE(DistributedGNN):
     """
 
     supports_edge_attr: ClassVar[bool] = True
+    supports_edge_weight: ClassVar[bool] = True
 
     @keywords_after_widths
     def __init__(

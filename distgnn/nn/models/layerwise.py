@@ -44,6 +44,7 @@ class LayerwiseModel(Module):
     act: Callable[[Tensor], Tensor] | None
     act_first: bool
     supports_edge_attr: ClassVar[bool] = False
+    supports_edge_weight: ClassVar[bool] = False
     dropout: Dropout
     jk: Module | None
     lin: Module | None
@@ -57,6 +58,7 @@ class LayerwiseModel(Module):
         features: TensorStore | EmbeddingStore | None = None,
         *,
         edge_features: TensorStore | EmbeddingStore | None = None,
+        edge_weights: TensorStore | None = None,
         batch_size: int = 1024,
         backend: Backend | None = None,
         progress: bool | Progress = True,
@@ -70,6 +72,7 @@ class LayerwiseModel(Module):
             graph: The graph.
             features: ``[num_nodes, in_channels]``; None where the model has stored embeddings alone.
             edge_features: ``[num_edges, edge_dim]``.
+            edge_weights: ``[num_edges]``, of a model that supports them.
             batch_size: Nodes a batch.
             backend: Where layers are stored, and whose ranks take part; by default the one in use.
             progress: Show a progress bar on stderr, on rank 0; or what to show it in.
@@ -85,6 +88,8 @@ class LayerwiseModel(Module):
                 f"inference goes through a stored graph, not a {type(graph).__name__}: pass a GraphStore and "
                 "features in a store (docs/how-to/infer-all-nodes.md); a loader's batches are given to the model itself"
             )
+        if edge_weights is not None and not self.supports_edge_weight:
+            raise GraphInputError(f"{type(self).__name__} does not take edge_weight: leave edge_weights out")
         if refresh and not self.activations:
             raise GraphInputError("there are no layer outputs to refresh: make the model with use_dist_tensor=True")
         outputs = infer_by_layers(
@@ -92,6 +97,7 @@ class LayerwiseModel(Module):
             graph,
             features,
             edge_features=edge_features,
+            edge_weights=edge_weights,
             batch_size=batch_size,
             backend=backend,
             progress=progress,
@@ -121,9 +127,11 @@ class LayerwiseModel(Module):
         edge_index: Tensor,
         edge_attr: Tensor | None,
         edge_ids: Tensor,
+        edge_weight: Tensor | None = None,
     ) -> Tensor:
         """Compute the output of a layer for some nodes, from the rows of sources ``[S, width]`` and their own."""
-        return self._run_layer(index, h, edge_index, self._edge_inputs(edge_index, edge_attr, edge_ids))
+        edge_attr = self._edge_inputs(edge_index, edge_attr, edge_ids)
+        return self._run_layer(index, h, edge_index, edge_attr, edge_weight=edge_weight)
 
     @property
     def combines_layers(self) -> bool:
@@ -145,13 +153,16 @@ class LayerwiseModel(Module):
         edge_attr: Tensor | None,
         batch: Tensor | None = None,
         batch_size: int | None = None,
+        edge_weight: Tensor | None = None,
     ) -> Tensor:
         conv, norm = self.convs[index], self.norms[index]
         if isinstance(h, tuple):
             check_pairs(conv, takes_pairs=self.takes_pairs[index])
             if isinstance(h[0], Extended) and not self.sums_over_halo[index]:
                 h = h[0].together(), h[1]
-        out: Tensor = conv(h, edge_index) if edge_attr is None else conv(h, edge_index, edge_attr)
+        weights = {} if edge_weight is None else {"edge_weight": edge_weight}
+        edges = (edge_index,) if edge_attr is None else (edge_index, edge_attr)
+        out: Tensor = conv(h, *edges, **weights)
         if index < self.num_layers - 1 or self.lin is not None or self.heads is not None:
             out = self.act(out) if self.act is not None and self.act_first else out
             out = norm(out, batch, batch_size) if self.supports_norm_batch else norm(out)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import Identity
 from torch_geometric.nn import GINConv, GINEConv
 
-from distgnn.nn.aggregation import kernels as aggregate
+from distgnn.nn.aggregation import chunks as aggregate
 from distgnn.nn.aggregation import layout
 from tests.nn.aggregation.pairs import PAIRS
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distgnn.nn.aggregation import kernels as aggregate
+from distgnn.nn.aggregation import chunks as aggregate
+from distgnn.nn.aggregation import kernels
 from distgnn.nn.aggregation.kernels import neighbor_relu_sum, neighbor_sum
 from distgnn.nn.aggregation.layout import Layout
 from tests.nn.aggregation.pairs import leaf, random_graph
@@ -42,14 +43,15 @@ def test_sums_and_their_gradients_are_computed_beside_an_exchange(gine: bool, mo
     slopes = torch.randn_like(expected)
     gradients = torch.autograd.grad(expected, inputs, slopes)
 
-    begun, sum_bags = Event(), aggregate._sum_bags
+    begun, sum_bags = Event(), aggregate.sum_bags
 
     def summing(*arguments: Any) -> torch.Tensor:
         assert current_thread() is not main_thread()
         begun.set()
         return sum_bags(*arguments)
 
-    monkeypatch.setattr(aggregate, "_sum_bags", summing)
+    for module in (aggregate, kernels):
+        monkeypatch.setattr(module, "sum_bags", summing)
     meanwhile = Awaiting(begun)
     found = add(*inputs, layout, meanwhile=meanwhile)
     torch.testing.assert_close(found, expected)

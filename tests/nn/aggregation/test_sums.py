@@ -15,7 +15,7 @@ from torch_geometric.nn import GINConv, GINEConv
 from torch_geometric.utils import to_torch_csr_tensor
 
 from distgnn.nn import DistributedGINConv, DistributedGINEConv
-from distgnn.nn.aggregation import kernels as aggregate
+from distgnn.nn.aggregation import chunks as aggregate
 from tests.nn.aggregation.pairs import PAIRS, both, inputs_for, layers, leaf, random_graph, results
 
 sparse = pytest.mark.filterwarnings("ignore:Sparse (invariant checks|CSR tensor):UserWarning")
