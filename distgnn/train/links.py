@@ -65,7 +65,7 @@ def with_negatives(ends: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
 def keep_edges(graph: Data, kept: Tensor) -> Data:
     """Return a graph, or a part of one, with some of its edges; labels are left out."""
     names = [name for name in ("x", "n_id", "halo", "num_nodes") if name in graph]
-    edges = {name: graph[name][kept] for name in ("e_id", "edge_attr") if graph.get(name) is not None}
+    edges = {name: graph[name][kept] for name in ("e_id", "edge_attr", "edge_weight") if graph.get(name) is not None}
     return Data(edge_index=graph.edge_index[:, kept], **{name: graph[name] for name in names}, **edges)
 
 

@@ -48,6 +48,7 @@ def random_graph(num_nodes: int, num_edges: int) -> Data:
         x=torch.randn(num_nodes, 5, generator=draw),
         edge_index=torch.randint(num_nodes, (2, num_edges), generator=draw),
         edge_attr=torch.randn(num_edges, 2, generator=draw),
+        edge_weight=torch.rand(num_edges, generator=draw),
         y=torch.randint(CLASSES, (num_nodes,), generator=draw),
         train_mask=torch.rand(num_nodes, generator=draw) < 0.6,
     )
@@ -73,6 +74,7 @@ def one_without_halo(graph: Data) -> Tensor:
     sources, destinations = graph.edge_index
     kept = (parts[destinations] > 0) | (parts[sources] == 0)
     graph.edge_index, graph.edge_attr = graph.edge_index[:, kept], graph.edge_attr[kept]
+    graph.edge_weight = graph.edge_weight[kept]
     return parts
 
 
@@ -114,6 +116,7 @@ def make_model(kind: str, graph: Data, backend: Backend, **options: Any) -> Dist
 def forward(model: Callable[..., Tensor], data: Data, x: Tensor | None = None) -> Tensor:
     """Compute the outputs of a part, or of a whole graph."""
     options = {"node_ids": data.get("n_id"), "edge_ids": data.get("e_id"), "halo": data.get("halo")}
+    options["edge_weight"] = data.get("edge_weight")
     return model(data.x if x is None else x, data.edge_index, data.edge_attr, **options)
 
 
@@ -310,6 +313,7 @@ class StaleParts:
 
 def test_stale_rows_serve_so_many_steps_and_evaluation_never(opened: Backend) -> None:
     graph, session = random_graph(70, 400), Session(opened)
+    del graph.edge_weight  # PyG's GIN has none
     parts = hashed(graph)
     part = cut_part(graph, parts, RANK, RANKS)
     model = make_model("GIN alone", graph, opened, halo_staleness=2)

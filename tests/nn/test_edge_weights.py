@@ -37,7 +37,8 @@ def make(kind: type[DistributedGNN], **options: Any) -> DistributedGNN:
 def by_hand(model: DistributedGNN, weight: Tensor) -> Tensor:
     """Compute what a model of two layers does, from sums that are written down here."""
     h = X
-    for index, conv in enumerate(model.convs):
+    convs: Any = model.convs
+    for index, conv in enumerate(convs):
         messages = h[EDGES[0]]
         if isinstance(model, DistributedGINE):
             messages = (messages + conv.lin(ATTR)).relu()

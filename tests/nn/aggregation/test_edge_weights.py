@@ -32,7 +32,9 @@ class WeightedGINConv(MessagePassing):
 
 
 class WeightedGINEConv(WeightedGINConv):
-    def forward(self, x: Any, edge_index: Any, edge_attr: Any = None, edge_weight: Any = None) -> Any:
+    def forward(  # type: ignore[override]
+        self, x: Any, edge_index: Any, edge_attr: Any = None, edge_weight: Any = None
+    ) -> Any:
         ends = (x, x) if isinstance(x, Tensor) else x
         out = self.propagate(edge_index, x=ends, edge_attr=edge_attr, edge_weight=edge_weight, size=None)
         return self.nn(out if ends[1] is None else out + (1 + self.eps) * ends[1])
@@ -50,6 +52,7 @@ def assert_equal(ours: Any, pygs: Any, edge_index: Any, inputs: Any, weight: Ten
     expected = results(pygs, edge_index, inputs, edge_weight=weight, **options)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+    assert found[0] is not None
     slopes = torch.sin(torch.arange(found[0].numel(), dtype=found[0].dtype)).view(found[0].shape)
     x, *rest = inputs
     if weight.requires_grad:
@@ -124,7 +127,7 @@ class OfSources(DistributedGINEConv):
 
 
 class OwnSum(DistributedGINConv):
-    def aggregate(self, inputs: Tensor, index: Tensor) -> Tensor:
+    def aggregate(self, inputs: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
         return torch.zeros(50, 3, dtype=inputs.dtype).index_add(0, index, inputs)
 
 
@@ -150,7 +153,7 @@ def test_hooks_see_messages_and_weights_stay(ours: Any, pygs: Any) -> None:
 @both
 def test_a_compiled_layer_takes_weights(ours: Any, pygs: Any) -> None:
     edges, (x, *rest), weight = random_graph(), inputs_for(ours, 50, 300, dtype=torch.float32), torch.rand(300)
-    compiled = torch.compile(ours(Identity()), fullgraph=True, backend="eager")
+    compiled: Any = torch.compile(ours(Identity()), fullgraph=True, backend="eager")
     expected = pygs(Identity())(x, edges, *rest, edge_weight=weight)
     torch.testing.assert_close(compiled(x, edges, *rest, edge_weight=weight), expected)
 

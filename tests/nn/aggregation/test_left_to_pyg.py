@@ -81,7 +81,7 @@ class Negated(DistributedGINConv):
 
 
 class Shifted(DistributedGINConv):
-    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int | None = None) -> Tensor:
+    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int | None = None) -> Tensor:  # type: ignore[override]
         return 1 + torch.zeros(dim_size or 0, 3, dtype=inputs.dtype).index_add(0, index, inputs)
 
 
