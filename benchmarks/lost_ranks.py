@@ -52,7 +52,7 @@ JOBS = {
     "links": (*DATA, *SMALL, "--task", "link", "--batch-size", "1024"),
     "checkpoints": (*DATA, *SMALL, "--checkpoint-every", "1"),
     "report": (*DATA, *SMALL[:-1], "3", "--report"),
-    "graphs": ("--dataset", "MUTAG", "--hidden-channels", "16", "--epochs", "100000"),
+    "graphs": ("--dataset", "MUTAG", *SMALL),
     "inference": (),
 }
 NAMED = re.compile(r"(?:rank (\d+)|(?:the )?DGL servers? .*?rank (\d+)|rank (\d+)'s).* (?:is|are) (?:gone|silent|lost)")
@@ -92,7 +92,7 @@ def said(output: str) -> str:
         return "nothing"
     if "is gone" in lines[-1] or "is silent" in lines[-1] or "are gone" in lines[-1] or "are silent" in lines[-1]:
         return "named" if NAMED.search(lines[-1]) else "nobody named"
-    late = ("came to the start of the job", "found no job", "does not listen after")
+    late = ("came to the start of the job", "found no job", "does not listen after", "has not said")
     return "did not come" if any(words in lines[-1] for words in late) else "other"
 
 
@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # as the command does before torch is loaded
     forks.set_forkserver_preload(["distgnn.cli.app", "distgnn.train.run", "distgnn.backends.pyg.backend"])
     moments, console = random.Random(arguments.seed), Console()  # noqa: S311  # no secrets
     folder = Path(tempfile.mkdtemp(prefix="lost-"))

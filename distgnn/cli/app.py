@@ -103,6 +103,8 @@ def _show_warning(  # the signature is Python's
 
 def main() -> None:
     """Run the command; an error ends it with one line on stderr, and an exit code that says whose it is."""
+    # Torch reads it when it is loaded: what it says of lost connections, with frames of C++, the error says in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     # PyG asks for it when imported: nothing that the user of a command could change.
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     words = [word for word in sys.argv[1:] if word != "--debug"]

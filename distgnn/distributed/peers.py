@@ -8,9 +8,9 @@ import time
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from distgnn.distributed.rendezvous.join import first_line, listed, within
+from distgnn.distributed.rendezvous.join import first_line, listed, store_lost, within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ _LOOK_SECONDS = 0.5  # between two looks at whether another rank has noticed a l
 _GRACE = 2.0  # seconds in which ranks that noticed a loss say that they are alive
 _GONE, _SILENT = "gone", "silent"
 _NOBODY = "no rank is gone, but a connection broke or a rank was silent for too long"
+
+
+class Others(Protocol):
+    """Processes of a job besides its ranks, such as servers."""
+
+    def gone(self) -> str:
+        """Say which are known to be gone, or nothing; nobody is waited for."""
+        ...
+
+    def silent(self) -> str:
+        """Say which are gone or do not answer now, or nothing."""
+        ...
 
 
 class PeerWatch:
@@ -38,14 +50,24 @@ class PeerWatch:
 
     Attributes:
         timeout: The same.
+        others: What else may be lost, once it is connected.
+
+    Raises:
+        PeerLostError: The store does not answer.
     """
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float) -> None:
         # A connection of its own: torch's lets one call wait for another, as those that connect ranks wait.
-        self._store = store.clone() if hasattr(store, "clone") else store  # it has no clone before torch 2.8
+        # It has no clone before torch 2.8, and waits without end for a keeper that is stopped.
+        try:
+            self._store = within(timeout, store.clone) if hasattr(store, "clone") else store
+        except (RuntimeError, TimeoutError) as error:
+            raise store_lost(rank, size, error) from error
         self._rank, self._size = rank, size
         self.timeout = timeout
+        self.others: Others | None = None
         self._failure = ""
+        self._is_store_gone = False
         self._heard = ""
         self._asking: Thread | None = None
 
@@ -61,6 +83,8 @@ class PeerWatch:
             PeerLostError: A rank is gone or silent, now or before.
         """
         self.check()
+        if self.others is not None and (who := self.others.gone()):
+            raise self.fail(who, call)
         begin = time.monotonic()
         try:
             yield
@@ -68,7 +92,11 @@ class PeerWatch:
             raise
         except (OSError, RuntimeError) as error:
             release()
-            who = self._named(*self._heard_from(self._how(begin)))
+            named = self._named(*self._heard_from(self._how(begin)))
+            # A rank may have ended because of a server; and one that is silent keeps ranks that wait for each other.
+            who = (self.others.gone() if self.others is not None else "") or named
+            if not who and self.others is not None:
+                who = self.others.silent()
             if who:
                 raise self.fail(who, call) from error
             raise self.fail(_NOBODY, call, f" ({first_line(error)})") from error
@@ -158,8 +186,9 @@ class PeerWatch:
                 f"{who}, noticed by rank {self._rank} in {call}; the job cannot go on: start it again from its last "
                 f"checkpoint{reason}"
             )
-            with suppress(RuntimeError, TimeoutError):
-                within(_GRACE, lambda: self._say(who))
+            if not self._is_store_gone:
+                with suppress(RuntimeError, TimeoutError):
+                    within(_GRACE, lambda: self._say(who))
         return PeerLostError(self._failure)
 
     def _how(self, begin: float) -> str:
@@ -186,10 +215,14 @@ class PeerWatch:
                     time.sleep(0.01)
 
         try:
+            if self._is_store_gone:
+                raise ConnectionError
             within(_GRACE + 1, ask)
-        except (RuntimeError, TimeoutError):
+        except (OSError, RuntimeError) as error:
             # The store does not answer, and rank 0, or its launcher, keeps it; but it may have ended after it answered.
-            missing[:] = [0] if 0 in missing else missing
+            if 0 in missing:
+                missing[:] = [0]
+                said[0] = _SILENT if isinstance(error, TimeoutError) else _GONE
         return sorted(missing), said[0]
 
     def _named(self, missing: Sequence[int], said: str) -> str:
@@ -214,6 +247,7 @@ class PeerWatch:
         except RuntimeError as error:
             # Ranks go on without a launcher that is gone; but what rank 0 keeps goes with it.
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                self._is_store_gone = True
                 self._heard = f"the job's store is gone: {first_line(error)}"
 
     def _let_end(self) -> None:

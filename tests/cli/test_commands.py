@@ -47,6 +47,29 @@ def test_help_is_answered_without_heavy_imports() -> None:
     assert "Example: distgnn train" in done.stdout
 
 
+@pytest.mark.parametrize("chosen", ["", "WARNING"])
+def test_what_torch_says_of_lost_connections_is_shown_to_those_alone_who_ask(chosen: str) -> None:
+    program = (
+        "import os, socket, sys, threading, distgnn.cli.app as app\n"
+        "sys.argv = ['distgnn', '--version']\n"
+        "try: app.main()\n"
+        "except SystemExit: pass\n"
+        "from datetime import timedelta\n"
+        "from torch.distributed import TCPStore\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "closing = iter(lambda: listener.accept()[0].close(), 'never')\n"
+        "threading.Thread(target=list, args=(closing,), daemon=True).start()\n"
+        "try: TCPStore('127.0.0.1', listener.getsockname()[1], None, False, timedelta(seconds=1))\n"
+        "except RuntimeError: os._exit(0)\n"
+    )
+    environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": chosen}
+    if not chosen:
+        del environment["TORCH_CPP_LOG_LEVEL"]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert ("TCPStore.cpp" in done.stderr) == bool(chosen), done.stderr
+
+
 def test_what_pyg_asks_of_torch_is_no_warning_of_a_command() -> None:
     program = (
         "import sys, warnings, distgnn.cli.app as app\n"

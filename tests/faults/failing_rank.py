@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 import distgnn
-from distgnn import EmbeddingSpec, NameConflictError, PeerLostError, TensorSpec
+from distgnn import EmbeddingSpec, GraphSpec, NameConflictError, PeerLostError, TensorSpec
 from distgnn.optim import SGD
 
 
@@ -120,6 +120,19 @@ def barriers(backend: SpreadBackend) -> None:
     from distgnn.distributed.communicator import barrier
 
     for done in range(10**9):
+        barrier(backend.communicator)
+        if done == 20:
+            say("working")
+
+
+def samples_and_barriers(backend: SpreadBackend) -> None:
+    """Rank 0 asks a server, and the others wait for rank 0."""
+    from distgnn.distributed.communicator import barrier
+
+    graph = backend.open_graph(GraphSpec("graph", 100, 500), torch.randint(0, 100, (2, 500)))
+    for done in range(10**9):
+        if backend.rank == 0:
+            graph.in_neighbors(torch.arange(50), 3, seed=done)
         barrier(backend.communicator)
         if done == 20:
             say("working")

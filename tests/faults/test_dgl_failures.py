@@ -80,6 +80,20 @@ def test_a_stopped_rank_or_server_is_named_after_the_timeout(start_job: StartJob
     assert not stopped.is_running()
 
 
+def test_a_stopped_server_is_named_by_a_rank_that_waits_for_another_who_asks_it(start_job: StartJob) -> None:
+    job = start_job(*SCRIPT, "samples_and_barriers", f"{4 * slowness():.0f}", world_size=2)
+    job.wait_for("working")
+    server_of(job).suspend()
+    job.assert_lost((0, 1), within=30, text="the DGL server that rank 0 started is silent")
+
+
+def test_a_killed_server_that_no_rank_asks_is_named_by_all_that_wait_for_each_other(start_job: StartJob) -> None:
+    job = start_job(*SCRIPT, "barriers", "10", world_size=2)
+    job.wait_for("working")
+    server_of(job).kill()
+    job.assert_lost((0, 1), within=20, text="the DGL server that rank 0 started is gone, noticed by rank {rank} in ")
+
+
 @pytest.mark.slow_faults
 def test_nothing_is_left_when_all_ranks_are_killed_at_once(start_job: StartJob) -> None:
     job = start_job(*SCRIPT, "updates", "10", world_size=2)

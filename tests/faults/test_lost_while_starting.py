@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,28 @@ def test_a_rank_that_is_lost_while_ranks_connect_is_named(
         )
         assert error.startswith(known), job.errors(rank)
         assert "gloo" not in error
+
+
+@NO_DGL
+def test_a_rank_0_that_is_killed_while_servers_start_is_named_at_once(start_job: StartJob) -> None:
+    job = start_job("leaving_rank.py", "dgl", "servers", "SIGKILL", "600", world_size=2, LOST="0")
+    assert job.codes(1, timeout=90) == [1]
+    assert job.last_error(1).startswith("PeerLostError: rank 0 is gone, noticed by rank 1 in the start of the job")
+
+
+@NO_DGL
+def test_a_server_that_is_stopped_while_it_starts_is_named_by_all(start_job: StartJob) -> None:
+    job = start_job("failing_rank.py", "dgl", "start", "6", world_size=2)
+    deadline = time.monotonic() + 30 * slowness()
+    while not job.children(0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (server,) = job.children(0)
+    server.suspend()
+    assert job.codes(timeout=90) == [1, 1]
+    for rank in (0, 1):
+        error = job.last_error(rank)
+        assert re.match(r"PeerLostError: the DGL server that rank 0 started for \S+ does not listen after 6 s", error)
 
 
 @pytest.mark.slow_faults

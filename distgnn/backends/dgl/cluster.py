@@ -30,7 +30,7 @@ from distgnn.distributed.rendezvous.ports import ports_to_try
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
     from torch import Tensor
@@ -87,6 +87,7 @@ class Cluster(Engine):
         with ip_config(self._servers.addresses) as path:
             self._client = Client(self, path)
         kvstore.KVCLIENT = self._client
+        peers.others = self
         atexit.register(self._leave)
 
     def _connect(self, timeout: float) -> None:
@@ -139,10 +140,36 @@ class Cluster(Engine):
 
     def check_alive(self, about: str) -> None:
         self._peers.check()
+        if who := self.gone():
+            raise self._peers.fail(who, about)
+
+    def gone(self) -> str:
+        """Say which servers have ended, or whom they said to be lost before."""
         ended = self._connections.lost()
-        if ended:
-            starters = [self._servers.starters[self._servers.addresses.index(address)] for address in ended]
-            raise self._lost(self._notice() or f"the DGL server that {listed(starters)} started is gone", about)
+        if not ended:
+            return ""
+        said = self._notice()
+        self._connections.silence()
+        return said or f"{self._started(self._servers.addresses.index(address) for address in ended)} is gone"
+
+    def silent(self) -> str:
+        """Say which servers are gone, do not answer now, or whom they say to be lost."""
+        if who := self.gone():
+            return who
+        number = next(self._numbers)
+        for part in range(self.parts):
+            rpc.send_request(part, Call("answer", number, self.rank, "a look", self.timeout, pickle.dumps(())))
+        waiting, deadline = set(range(self.parts)), time.monotonic() + _GRACE
+        while waiting and time.monotonic() < deadline:
+            reply = self._receive(_LOOK_SECONDS)
+            if reply is not None and reply.number == 0:
+                return reply.text
+            if reply is not None and reply.number == number:
+                waiting.discard(reply.part)
+        return f"{self._started(waiting)} is silent" if waiting else ""
+
+    def _started(self, parts: Iterable[int]) -> str:
+        return f"the DGL server that {listed([self._servers.starters[part] for part in sorted(parts)])} started"
 
     def _exchange(
         self, calls: Mapping[int, Call], about: str, meanwhile: Callable[[], None] | None
@@ -161,8 +188,7 @@ class Cluster(Engine):
                 with self._peers.noticing(about):
                     self._peers.look()
                 if time.monotonic() > deadline:
-                    starters = [self._servers.starters[part] for part in calls.keys() - replies.keys()]
-                    who = f"the DGL server that {listed(starters)} started"
+                    who = self._started(calls.keys() - replies.keys())
                     raise self._lost(f"{who} is silent for {self.timeout:g} s", about)
             elif reply.number == 0:
                 raise self._lost(reply.text, about)

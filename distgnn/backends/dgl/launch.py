@@ -27,10 +27,13 @@ from distgnn.errors import PeerLostError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is there
+
     from distgnn.distributed.rendezvous.join import Job
 
 _REFUSED = "refused: "
 _GRACE = 2.0
+_POLL_SECONDS = 0.02
 _ASKED = {
     "memory": "on which host it is",
     "name": "the job's name",
@@ -128,8 +131,8 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
         # Who starts a server says at the deadline that it does not listen.
         limit = max(0.1, deadline - time.monotonic()) + _GRACE
         try:
-            return within(limit, lambda: store.get(key), look).decode()
-        except (RuntimeError, TimeoutError) as error:
+            return within(limit, lambda: _told(store, key, limit), look).decode()
+        except TimeoutError as error:
             raise PeerLostError(
                 f"rank {rank} has not said {_ASKED[key.partition('/')[0]]} in {timeout:g} s while the DGL servers were "
                 "started: see that it runs, or give it more time with timeout=..."
@@ -170,10 +173,20 @@ def start_servers(job: Job, timeout: float, port: int, look: Callable[[], None])
     servers = Servers(name, secret, addresses, starters, numbers, part, own)
     try:
         _check_listening(servers, get)
-    except PeerLostError:
+    except (OSError, RuntimeError):
         servers.stop()
         raise
     return servers
+
+
+def _told(store: PrefixStore, key: str, seconds: float) -> bytes:
+    """Return what a rank has written to the store; the store's own wait may be shorter, and would write to stderr."""
+    deadline = time.monotonic() + seconds
+    while not store.check([key]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing said in {seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+    return store.get(key)
 
 
 def _check_listening(servers: Servers, get: Callable[[str, int], str]) -> None:

@@ -79,6 +79,7 @@ class Service:
             "import": self._import,
             "drop": self._drop,
             "leave": self._leave,
+            "answer": self._answer,
         }
         self._together: dict[str, Callable[..., None]] = {
             "meet": self._meet,
@@ -228,6 +229,10 @@ class Service:
 
     def _leave(self, call: Call) -> Tensors:
         self.gone.add(call.rank)
+        return ()
+
+    def _answer(self, _call: Call) -> Tensors:
+        """Nothing: that there is an answer is all."""
         return ()
 
     # Operations of all ranks together.

@@ -340,17 +340,28 @@ def _not_met(
     # Where rank 0 is gone, it lists nobody more: this rank is there, and it is not.
     missing = [one for one, said in enumerate(came) if isinstance(said, str) and one != rank]
     if failure is not None and came and not missing:
-        keeper = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
-        return PeerLostError(
-            f"{keeper}, which keeps the job's store, is gone or silent, noticed by rank {rank} in the start of the "
-            f"job: start all {size} processes again ({first_line(failure)})"
-        )
+        return store_lost(rank, size, failure)
     missing = missing or [0]
     strangers = [one for one in missing if came[one] == "?"]
     return PeerLostError(
         f"{size - len(missing)} of {size} ranks came to the start of the job in {timeout:g} s, without "
         f"{listed(missing)}: start {size} processes, or give them more time with timeout=..."
         + (f"; whoever came as {listed(strangers)} has not the job's secret" if strangers else "")
+    )
+
+
+def store_lost(rank: int, size: int, failure: Exception) -> PeerLostError:
+    """Say that the job's store does not answer: whoever keeps it is lost.
+
+    Args:
+        rank: This process's rank.
+        size: The world size.
+        failure: Why it does not answer.
+    """
+    keeper = "the launcher" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "rank 0"
+    return PeerLostError(
+        f"{keeper}, which keeps the job's store, is gone or silent, noticed by rank {rank} in the start of the job: "
+        f"start all {size} processes again ({first_line(failure)})"
     )
 
 
