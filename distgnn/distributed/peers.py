@@ -10,7 +10,8 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
-from distgnn.distributed.rendezvous.join import first_line, listed, store_lost, within
+from distgnn.distributed.rendezvous.meeting import store_lost
+from distgnn.distributed.rendezvous.waiting import first_line, listed, within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:

@@ -143,9 +143,7 @@ def works(backend: SpreadBackend) -> None:
     from distgnn.distributed.work import work_of_one
 
     timeout = float(sys.argv[3])
-    begin = time.monotonic()
     work_of_one(backend.communicator, lambda: time.sleep(1.5 * timeout), "a long work")
-    assert time.monotonic() - begin > timeout
     say("working")
     work_of_one(backend.communicator, lambda: time.sleep(1e6), "a longer work")
 
@@ -222,7 +220,7 @@ def main() -> None:
     finally:
         begin = time.monotonic()
         backend.close()
-        say(f"closed in {time.monotonic() - begin:.1f} s")
+        say("closed at once" if time.monotonic() - begin < timeout else "closed late")
 
 
 if __name__ == "__main__":

@@ -148,10 +148,8 @@ def test_a_rank_that_does_not_find_the_others_says_whom_it_misses(start_job: Sta
 def test_a_port_that_is_taken_is_named_by_every_rank(start_job: StartJob) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
-        job = start_job(*SCRIPT, "start", "20", world_size=2, OPTIONS=json.dumps({"port": port}))
-        begin = time.monotonic()
-        assert job.codes(timeout=30) == [1, 1]
-        assert time.monotonic() - begin < 15 * slowness()
+        job = start_job(*SCRIPT, "start", "10000", world_size=2, OPTIONS=json.dumps({"port": port}))
+        assert job.codes(timeout=30) == [1, 1], "long before the ranks' timeout"
     for rank in (0, 1):
         error = job.last_error(rank)
         assert error.startswith(f"PeerLostError: no server can listen on 127.0.0.1:{port}, an address of rank 0")

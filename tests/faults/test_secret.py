@@ -17,7 +17,8 @@ from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-define
 from distgnn import PeerLostError, SecretError
 from distgnn.backends.pyg.host import Host
 from distgnn.distributed.rendezvous.authentication import job_secret
-from distgnn.distributed.rendezvous.join import Job, meet
+from distgnn.distributed.rendezvous.join import Job
+from distgnn.distributed.rendezvous.meeting import meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,8 @@ from distgnn.backends.dgl.wire import (
     ip_config,
     open_wire,
 )
-from distgnn.distributed.rendezvous.join import first_line, listed, within
 from distgnn.distributed.rendezvous.ports import ports_to_try
+from distgnn.distributed.rendezvous.waiting import first_line, listed, within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:

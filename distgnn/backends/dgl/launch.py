@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from distgnn.backends.dgl.rows import SHARED_MEMORY, remove_names
 from distgnn.backends.dgl.sockets import free_port, is_listening
-from distgnn.distributed.rendezvous.join import within
 from distgnn.distributed.rendezvous.ports import ports_to_try
+from distgnn.distributed.rendezvous.waiting import within
 from distgnn.errors import PeerLostError
 
 if TYPE_CHECKING:

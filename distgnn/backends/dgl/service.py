@@ -21,7 +21,7 @@ import torch
 from distgnn.backends.dgl.rows import Ranges, remove_names
 from distgnn.backends.dgl.shards import DGLEmbeddingShard, DGLGraphShard, DGLTensorShard
 from distgnn.backends.dgl.wire import CodeRefusedError, Reply, read_code
-from distgnn.distributed.rendezvous.join import listed
+from distgnn.distributed.rendezvous.waiting import listed
 from distgnn.errors import CallOrderError, DistGNNError, NameConflictError, SecretError
 from distgnn.storage.specs import EmbeddingSpec, PartitionBook, TensorSpec
 from distgnn.storage.toolkit.open_stores import edges_conflict_error

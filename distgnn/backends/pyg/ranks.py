@@ -16,7 +16,8 @@ from distgnn.backends.pyg.host import Host
 from distgnn.distributed.communicator import LocalCommunicator
 from distgnn.distributed.peers import PeerWatch
 from distgnn.distributed.process_group import ProcessGroupCommunicator, new_gloo_group
-from distgnn.distributed.rendezvous.join import connect_ranks, first_line, join_job, within
+from distgnn.distributed.rendezvous.join import connect_ranks, join_job
+from distgnn.distributed.rendezvous.waiting import first_line, within
 from distgnn.errors import CallOrderError, PeerLostError
 
 if TYPE_CHECKING:
