@@ -36,7 +36,7 @@ def meet_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, str | No
     def own() -> bytes:
         return (secrets[threading.current_thread().name] or "").encode()
 
-    monkeypatch.setattr("distgnn.distributed.rendezvous.join.job_secret", own)
+    monkeypatch.setattr("distgnn.distributed.rendezvous.meeting.job_secret", own)
 
     def meeting(*both: str | None) -> list[object]:
         store = HashStore()
