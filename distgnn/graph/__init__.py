@@ -2,7 +2,7 @@
 
 from distgnn.graph.feature_store import StoreFeatures, as_feature_store, as_tensor_store
 from distgnn.graph.inference import infer_by_layers
-from distgnn.graph.partition.cut import batch_halo, cut_part, load_part, open_part
+from distgnn.graph.partition.cut import batch_halo, cut_part, edge_partition, load_part, open_part
 from distgnn.graph.partition.dgl import partition_from_dgl, partition_to_dgl
 from distgnn.graph.partition.partitioner import partition_graph
 from distgnn.graph.partition.reader import Partition, load_new_ids, open_partition
@@ -21,6 +21,7 @@ __all__ = [
     "as_tensor_store",
     "batch_halo",
     "cut_part",
+    "edge_partition",
     "infer_by_layers",
     "link_neighbor_loader",
     "load_new_ids",

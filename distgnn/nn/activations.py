@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from distgnn.nn.halo import Halo
     from distgnn.storage.protocols import Backend, TensorStore
+    from distgnn.storage.specs import PartitionBook
 
 
 class StoredActivation(Module):
@@ -38,16 +39,18 @@ class StoredActivation(Module):
         self.backend = backend
         self.staleness = staleness
         self.store: TensorStore | None = None
+        self._partition: PartitionBook | None = None  # of the store
         self._sums: TensorStore | None = None
+        self._sums_spec: TensorSpec | None = None
         self._kept: _Kept | None = None
         self._is_history = False
 
-    def forward(self, values: Tensor, ids: Tensor, num_rows: int) -> Tensor:
+    def forward(self, values: Tensor, ids: Tensor, num_rows: int, partition: PartitionBook | None = None) -> Tensor:
         """Write rows ``ids`` of a store of ``num_rows`` rows, and return ``values`` as they are.
 
-        The store is opened at the first call, and again when its shape changes.
+        The store is opened at the first call, and again when its shape or its partition changes.
         """
-        self.open_store(values, num_rows).write(ids, values.detach())
+        self.open_store(values, num_rows, partition).write(ids, values.detach())
         return values
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # as a lookup
@@ -62,20 +65,20 @@ class StoredActivation(Module):
         trains = self.training and torch.is_grad_enabled() and self.staleness > 0 and not halo.history
         if trains and self._kept is not None:
             if self._kept.halo is None:  # the store is that of a checkpoint
-                rows = self.open_store(values, halo.num_rows).read(halo.remote)
+                rows = self.open_store(values, halo.num_rows, self._partition).read(halo.remote)
                 self._kept = _Kept(halo, rows, self._kept.times)
             if self._kept.serves(halo, values):
                 return Extended(torch.cat([values, self._kept.rows]), values.size(0))
         # The stale rows of a checkpoint may be read by other parts, whose borders are others.
         written = replace(halo, border=None) if trains else halo
-        shape = (written.num_exchanged, *values.shape[1:])
-        open_sums = partial(self._open_sums, TensorSpec(f"{self.name}_gradients", shape, values.dtype))
+        shape, book = (written.num_exchanged, *values.shape[1:]), written.exchanged_partition
+        open_sums = partial(self._open_sums, TensorSpec(f"{self.name}_gradients", shape, values.dtype, book))
         if self.staleness > 0 and not trains and not halo.history:  # the rows of training stay as they are
-            spec = TensorSpec(f"{self.name}_exact", shape, values.dtype)
+            spec = TensorSpec(f"{self.name}_exact", shape, values.dtype, book)
             with closing(resolve(self.backend).open_tensor(spec)) as exact:
                 return Extended(halo.extend(values, exact, open_sums).together(), values.size(0))
         self._is_history = halo.history
-        extended = written.extend(values, self.open_store(values, written.num_exchanged), open_sums)
+        extended = written.extend(values, self.open_store(values, written.num_exchanged, book), open_sums)
         if trains:
             rows = extended.together()
             self._kept = _Kept(halo, rows[values.size(0) :].detach().clone(), self.staleness)
@@ -93,22 +96,27 @@ class StoredActivation(Module):
         self._is_history = kept == {}
         self._kept = _Kept(None, torch.empty(0), int(kept["times"])) if kept else None
 
-    def open_store(self, values: Tensor, num_rows: int) -> TensorStore:
-        """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be."""
-        spec = TensorSpec(self.name, (num_rows, *values.shape[1:]), values.dtype)
-        if self.store is not None and (self.store.shape, self.store.dtype) != (spec.shape, spec.dtype):
-            self.close()
+    def open_store(self, values: Tensor, num_rows: int, partition: PartitionBook | None = None) -> TensorStore:
+        """Return the store of ``num_rows`` rows like those of ``values``, opening it if need be.
+
+        One of another partition is opened again, without its rows, unless these are a history.
+        """
+        spec = TensorSpec(self.name, (num_rows, *values.shape[1:]), values.dtype, partition)
+        if self.store is not None:
+            moved = self._partition != partition and not self._is_history
+            if moved or (self.store.shape, self.store.dtype) != (spec.shape, spec.dtype):
+                self.close()
         if self.store is None:
-            self.store = resolve(self.backend).open_tensor(spec)
+            self.store, self._partition = resolve(self.backend).open_tensor(spec), partition
         return self.store
 
     @contextmanager
     def _open_sums(self, spec: TensorSpec) -> Iterator[TensorStore]:
         """Open the store of zeros in which gradients are summed; kept, for to open one in every backward takes long."""
-        if self._sums is not None and (self._sums.shape, self._sums.dtype) != (spec.shape, spec.dtype):
+        if self._sums is not None and self._sums_spec != spec:
             self._close_sums()
         if self._sums is None:
-            self._sums = resolve(self.backend).open_tensor(spec)
+            self._sums, self._sums_spec = resolve(self.backend).open_tensor(spec), spec
         try:
             yield self._sums
         except BaseException:

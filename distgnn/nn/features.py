@@ -14,6 +14,7 @@ from distgnn.nn.embedding import StoredEmbedding
 
 if TYPE_CHECKING:
     from distgnn.storage.protocols import Backend
+    from distgnn.storage.specs import PartitionBook
 
 
 class StoredFeatures(Module):
@@ -89,16 +90,20 @@ class StoredFeatures(Module):
         return embeddings if features is None else features + embeddings.to(features.dtype)
 
 
-def set_num_embeddings(features: StoredFeatures | None, count: int | None, flag: str) -> None:
-    """Size the store behind ``features``, if a number is given.
+def set_num_embeddings(
+    features: StoredFeatures | None, count: int | None, flag: str, partition: PartitionBook | None = None
+) -> None:
+    """Size the store behind ``features``, and place its rows, if a number or a partition is given.
 
     Raises:
-        GraphInputError: A number is given, but the layer was made without ``flag``.
+        GraphInputError: One is given, but the layer was made without ``flag``.
     """
+    if count is None and partition is not None:
+        count = partition.num_rows
     if count is None:
         return
     if features is None:
         raise GraphInputError(
             f"set_num_embeddings got {count} for an embedding that this layer has not: set {flag}=True"
         )
-    features.embedding.set_num_embeddings(count)
+    features.embedding.set_num_embeddings(count, partition=partition)

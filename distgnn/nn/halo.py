@@ -14,38 +14,43 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from distgnn.storage.protocols import TensorStore
+    from distgnn.storage.specs import PartitionBook
 
     OpenSums = Callable[[], AbstractContextManager[TensorStore]]
 
 
 @dataclass(frozen=True, eq=False)
 class Border:
-    """The nodes that are in halos, and where they are in a store that has a row for no others.
+    """The nodes that are in halos, and their rows in a store that has a row for no others.
 
     Args:
         places: ``[b]``, which of a part's own nodes are in the halos of other parts.
         own: ``[b]``, their rows.
         remote: ``[h]``, the rows of the part's halo nodes.
         num_rows: Number of rows of the store; the same for every part.
+        partition: Which rank owns which of them.
     """
 
     places: Tensor
     own: Tensor
     remote: Tensor
     num_rows: int
+    partition: PartitionBook | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Halo:
-    """Where the nodes of a part, and the other nodes that its edges come from, are in the store of a layer.
+    """The nodes of a part, and the other nodes that its edges come from, by their rows in the store of a layer.
 
     Args:
-        own: ``[n]`` int64, the row of each node of the part; no other rank's part has it.
+        own: ``[n]`` int64, the row of each node of the part, its id in the graph; no other rank's part has it.
         remote: ``[h]`` int64, the rows of the halo nodes.
         num_rows: Number of rows of the store; the same for every part.
         border: The nodes that parts exchange, where that is known; then a store for them alone will do.
         history: The parts are batches, and a halo node's row is what the last batch with that node left there: no
             gradient goes to it. Otherwise the parts together are the graph, and every halo node is another's own.
+        partition: Which rank owns which nodes: the book by which stores of layers, and tables of nodes, lie where the
+            parts are. None cuts them evenly.
     """
 
     own: Tensor
@@ -53,16 +58,24 @@ class Halo:
     num_rows: int
     border: Border | None = None
     history: bool = False
+    partition: PartitionBook | None = None
 
     @property
     def is_whole_graph(self) -> bool:
         """Whether there is no other part; all parts agree on it."""
+        if self.partition is not None:
+            return self.partition.world_size == 1
         return self.own.numel() == self.num_rows
 
     @property
     def num_exchanged(self) -> int:
         """Number of rows of the store that :meth:`extend` needs."""
         return self.num_rows if self.border is None else self.border.num_rows
+
+    @property
+    def exchanged_partition(self) -> PartitionBook | None:
+        """Which rank owns which rows of that store."""
+        return self.partition if self.border is None else self.border.partition
 
     def extend(self, values: Tensor, store: TensorStore, open_sums: OpenSums) -> Extended:
         """Say how the halo's rows come behind the own ones.

@@ -152,4 +152,4 @@ class _Parts:
         remote = torch.unique(rows[~mine])
         there = torch.searchsorted(remote, rows) + own.numel()
         here = order[place] if own.numel() else there
-        return torch.where(mine, here, there), Halo(own, remote, self._halo.num_rows)
+        return torch.where(mine, here, there), Halo(own, remote, self._halo.num_rows, partition=self._halo.partition)

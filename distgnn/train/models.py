@@ -64,8 +64,11 @@ def make_model(config: TrainConfig, dataset: LoadedDataset, backend: Backend, *,
             "edge_embedding_name": f"{prefix}edge_embedding",
         }
     model = kind(in_channels, config.hidden_channels, **options)
+    part = dataset.graphs[0] if config.mode == "full" and dataset.graphs else None  # its rows are where it is
     model.set_num_embeddings(
         num_nodes=dataset.num_nodes if config.use_dist_embedding or use_dist_tensor else None,
         num_edges=dataset.num_edges if config.use_dist_edge_embedding else None,
+        node_partition=None if part is None else part.halo.partition,
+        edge_partition=None if part is None else part.get("edge_partition"),
     )
     return model

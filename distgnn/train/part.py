@@ -10,13 +10,14 @@ import torch
 
 from distgnn.data import LoadedDataset
 from distgnn.distributed.work import work_of_one
-from distgnn.graph import cut_part, load_part
+from distgnn.graph import cut_part, edge_partition, load_part
 from distgnn.graph.partition.assign import assign_nodes, default_method
 from distgnn.train.nodes import check_labels
 from distgnn.train.tasks import DEFAULT, TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch_geometric.data import Data
 
     from distgnn.train.config import TrainConfig
     from distgnn.train.session import Session
@@ -36,7 +37,8 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
         DataError: The partition cannot be read.
     """
     if dataset is None:
-        return _from_folder(Path(config.partition or ""), TASKS[config.task or DEFAULT], session)
+        found = _from_folder(Path(config.partition or ""), TASKS[config.task or DEFAULT], session)
+        return replace(found, graphs=[_with_edges_placed(found.graph, config, session)])
     graph = dataset.graph
     task = TASKS[dataset.task]
     if not task.on_edges:
@@ -51,7 +53,14 @@ def own_part(config: TrainConfig, dataset: LoadedDataset | None, session: Sessio
     if parts is None:
         parts = torch.zeros(dataset.num_nodes, dtype=torch.int32)
     part = cut_part(graph, session.from_main(parts), session.rank, session.world_size)
-    return replace(dataset, graphs=[part])
+    return replace(dataset, graphs=[_with_edges_placed(part, config, session)])
+
+
+def _with_edges_placed(part: Data, config: TrainConfig, session: Session) -> Data:
+    """Say in a part which rank has which edges, where their embeddings are to be with them; collective."""
+    if config.use_dist_edge_embedding and config.mode == "full":
+        part.edge_partition = edge_partition(part, backend=session.backend)
+    return part
 
 
 def _from_folder(folder: Path, task: Task, session: Session) -> LoadedDataset:

@@ -16,6 +16,7 @@ OF_MANY = (
     "halo::test_it_does_on_graphs_that_are_published[dgl-Cora]",
     "halo::test_stale_rows_serve_so_many_steps_and_evaluation_never",
     "halo::test_a_layer_moves_the_rows_of_its_halo_and_no_more",
+    "halo::test_tables_lie_where_parts_are_so_that_a_lookup_moves_the_rows_of_the_halo_alone",
     "sampling",
     "trains_like_memory::test_the_timeline_tells_who_waits_for_whom",
     "trains_like_memory::test_gin_on_a_part_of_a_graph_on_each_rank[pyg-batch_norm]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch_geometric.data import Data
 
 from distgnn.distributed.communicator import all_gather_numbers, communicator_of, rank_and_world_size
-from distgnn.errors import ConfigError, GraphInputError, RowsError, StoreError
+from distgnn.errors import ConfigError, DataFormatError, GraphInputError, RowsError, SpecError, StoreError
 from distgnn.graph.partition.partitioner import check_graph, in_edges, rows_of
 from distgnn.graph.partition.reader import open_partition, read_manifest
 from distgnn.nn.embedding import default_name
@@ -42,7 +43,8 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         from: ``x`` ``[n + h, F]``, ``edge_index`` ``[2, e]``, whose edges end in own nodes, ``n_id`` ``[n + h]`` and
         ``e_id`` ``[e]``, the ids of nodes and edges in ``graph``, features of edges ``[e, ...]``, and ``halo``, which
         models take. Edges from own nodes come before those from the halo. Other features of nodes, as ``y`` and masks,
-        are those of its own, ``[n, ...]``.
+        are those of its own, ``[n, ...]``. ``halo.partition`` says which part has which nodes: given to
+        ``set_num_embeddings(node_partition=...)``, it brings their embeddings to where they are.
 
     Raises:
         DataFormatError: The graph has no nodes, or edges that end outside it.
@@ -57,7 +59,7 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
     nodes = parts.argsort(stable=True)
     new = torch.empty_like(nodes)
     new[nodes] = torch.arange(nodes.numel())
-    book = PartitionBook((0, *parts.bincount(minlength=num_parts).cumsum(0).tolist()))
+    book = PartitionBook((0, *parts.bincount(minlength=num_parts).cumsum(0).tolist()), nodes)
     first, last = book.bounds[part : part + 2]
     sources, positions, edge_ids = in_edges(graph.edge_index, parts, new, part, first)
     remote = torch.unique(sources[(sources < first) | (sources >= last)])
@@ -77,10 +79,10 @@ def cut_part(graph: Data, parts: Tensor, part: int, num_parts: int) -> Data:
         own,
         {name: rows[edge_ids] for name, rows in features["edges"].items()},
     )
-    bounds = torch.searchsorted(border, torch.tensor(book.bounds))
-    mine = torch.arange(*bounds[part : part + 2].tolist())
-    sent, read = _spread(mine, bounds), _spread(torch.searchsorted(border, remote), bounds)
-    data.halo = replace(data.halo, border=Border(border[mine] - first, sent, read, _num_rows(bounds)))
+    bounds = torch.searchsorted(border, torch.tensor(book.bounds)).tolist()
+    mine = torch.arange(bounds[part], bounds[part + 1])
+    exchanged = _border(border[mine] - first, torch.searchsorted(border, remote), bounds, part)
+    data.halo = replace(data.halo, border=exchanged)
     return data
 
 
@@ -110,30 +112,29 @@ def load_part(folder: str | Path, *, backend: Backend | None = None) -> Data:
             "part, or partition the graph anew"
         )
     found = open_partition(folder, rank)
+    book = _gathered_book(found.node_ids, found.nodes.bounds, folder, backend)
     edge_index = found.edge_index
     edge_index[1] -= found.nodes.bounds[rank]
     data = _as_data(
         edge_index,
         found.halo,
-        found.nodes,
+        book,
         rank,
         torch.cat([found.node_ids, found.halo_ids]),
         found.edge_ids,
         found.node_features,
         found.edge_features,
     )
-    spec = TensorSpec(default_name("part_readers"), (data.halo.num_rows,), torch.int64)
+    spec = TensorSpec(default_name("part_readers"), (data.halo.num_rows,), torch.int64, book)
     with closing(backend.open_tensor(spec)) as readers:
         readers.write(data.halo.remote, torch.ones_like(data.halo.remote), accumulate=True)
         places = readers.read(data.halo.own).nonzero().flatten()
         counts = all_gather_numbers(communicator_of(backend), [places.numel()])
-        bounds = torch.cat([torch.zeros(1, dtype=torch.int64), counts.flatten().cumsum(0)])
-        sent = _spread(torch.arange(*bounds[rank : rank + 2].tolist()), bounds)
-        readers.write(data.halo.own[places], sent)  # in the place of their number
-        border = Border(places, sent, readers.read(data.halo.remote), _num_rows(bounds))
-        data.halo = replace(data.halo, border=border)
+        bounds = [0, *counts.flatten().cumsum(0).tolist()]
+        readers.write(data.halo.own[places], torch.arange(bounds[rank], bounds[rank + 1]))  # in the place of the count
+        data.halo = replace(data.halo, border=_border(places, readers.read(data.halo.remote), bounds, rank))
     if data.x is not None:
-        spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype)
+        spec = TensorSpec(default_name("part_x"), (data.halo.num_rows, *data.x.shape[1:]), data.x.dtype, book)
         with closing(backend.open_tensor(spec)) as store:
             store.write(data.halo.own, data.x)
             data.x = torch.cat([data.x, store.read(data.halo.remote)])
@@ -223,20 +224,48 @@ def batch_halo(batch: Data, num_nodes: int) -> Halo:
     return Halo(ids[:seeds], ids[seeds:], num_nodes, history=True)
 
 
-def _spread(ids: Tensor, bounds: Tensor) -> Tensor:
-    """Return the rows of ids in a store of :func:`_num_rows` rows, which gives each rank its own when spread evenly.
+def edge_partition(part: Data, *, backend: Backend | None = None) -> PartitionBook:
+    """Say which rank has which edges of a graph in parts; collective.
+
+    Given to ``set_num_embeddings(edge_partition=...)``, it brings the embeddings of edges to where they are. It holds
+    two numbers for every edge of the whole graph, on every rank.
 
     Args:
-        ids: Part r has ``bounds[r]`` to ``bounds[r + 1]``, the last excluded.
-        bounds: ``[W + 1]``.
+        part: As :func:`cut_part` or :func:`load_part` made it, on every rank its own.
+        backend: Whose ranks they are; by default the one in use.
+
+    Raises:
+        RowsError: The ranks' parts are not those of one graph: an edge is in several of them, or in none.
     """
-    owners = torch.searchsorted(bounds, ids, right=True) - 1
-    return owners * (_num_rows(bounds) // (bounds.numel() - 1)) + ids - bounds[owners]
+    gathered = communicator_of(backend or get_backend()).all_gather(part.e_id)
+    bounds = (0, *itertools.accumulate(ids.numel() for ids in gathered))
+    try:
+        return PartitionBook(bounds, torch.cat(gathered))
+    except SpecError as error:
+        raise RowsError(f"the parts' e_id are not the ids of one graph's edges, each once: {error}") from error
 
 
-def _num_rows(bounds: Tensor) -> int:
-    """Number of rows where all parts have as many as the one with most, and at least one."""
-    return max(1, int(bounds.diff().max())) * (bounds.numel() - 1)
+def _gathered_book(node_ids: Tensor, bounds: tuple[int, ...], folder: str | Path, backend: Backend) -> PartitionBook:
+    """Put the ids of the nodes of all parts in one book; collective."""
+    gathered = torch.cat(communicator_of(backend).all_gather(node_ids))
+    try:
+        return PartitionBook(bounds, gathered)
+    except SpecError as error:
+        raise DataFormatError(f"{folder}: the parts' node_ids spoil it ({error}); partition the graph anew") from error
+
+
+def _border(places: Tensor, remote: Tensor, bounds: list[int], part: int) -> Border:
+    """Number the nodes that are in halos part by part.
+
+    Args:
+        places: ``[b]``, which of the part's own nodes they are.
+        remote: ``[h]``, the numbers of its halo nodes.
+        bounds: Where the numbers of each part begin, and end.
+        part: Which part.
+    """
+    num_rows = max(1, bounds[-1])  # a store has a row, though none be exchanged
+    own = torch.arange(bounds[part], bounds[part + 1])
+    return Border(places, own, remote, num_rows, PartitionBook((*bounds[:-1], num_rows)))
 
 
 def _as_data(
@@ -254,7 +283,7 @@ def _as_data(
     Args:
         edges: ``[2, e]``, the new ids of sources above destinations counted from the part's first.
         remote: ``[h]``, the new ids of halo nodes, ascending.
-        book: Which part owns which new ids.
+        book: Which part owns which nodes: the new ids are its places.
         part: Which part.
         node_ids: ``[n + h]``, the user's ids of own and halo nodes.
         edge_ids: ``[e]``, the user's ids of edges.
@@ -266,8 +295,8 @@ def _as_data(
     order = inner.logical_not().to(torch.uint8).argsort(stable=True)  # edges from own nodes first
     (sources, positions), inner = edges[:, order], inner[order]
     local = torch.where(inner, sources - first, torch.searchsorted(remote, sources) + last - first)
-    bounds = torch.tensor(book.bounds)
-    halo = Halo(_spread(torch.arange(first, last), bounds), _spread(remote, bounds), _num_rows(bounds))
+    own, others = node_ids.tensor_split([last - first])
+    halo = Halo(own, others, book.num_rows, partition=book)
     named = {"n_id": node_ids, "e_id": edge_ids[order], "edge_index": torch.stack([local, positions]), "halo": halo}
     features = node_features | {name: rows[order] for name, rows in edge_features.items()}
     return Data(num_nodes=node_ids.numel(), **(features | named))

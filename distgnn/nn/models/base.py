@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from distgnn.nn.halo import Halo
     from distgnn.storage.protocols import Backend
+    from distgnn.storage.specs import PartitionBook
 
 
 class DistributedGNN(LayerwiseModel):
@@ -196,15 +197,30 @@ class DistributedGNN(LayerwiseModel):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
 
-    def set_num_embeddings(self, num_nodes: int | None = None, num_edges: int | None = None) -> None:
+    def set_num_embeddings(
+        self,
+        num_nodes: int | None = None,
+        num_edges: int | None = None,
+        *,
+        node_partition: PartitionBook | None = None,
+        edge_partition: PartitionBook | None = None,
+    ) -> None:
         """Say how many rows the stores have, before the first forward.
 
         Without this call the first forward sizes them by the largest ids that it is given, and warns.
+
+        Args:
+            num_nodes (int, optional): How many nodes there are.
+            num_edges (int, optional): How many edges there are, with ``use_dist_edge_embedding``.
+            node_partition (PartitionBook, optional): Which rank owns which nodes, and so their rows:
+                ``data.halo.partition`` of a part of a graph. (default: they are cut evenly by id)
+            edge_partition (PartitionBook, optional): The same of edges, as from
+                :func:`distgnn.graph.edge_partition`. (default: they are cut evenly by id)
         """
         self._num_nodes = num_nodes or self._num_nodes
         if self.node_features is not None or not self.activations:
-            set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding")
-        set_num_embeddings(self.edge_features, num_edges, "use_dist_edge_embedding")
+            set_num_embeddings(self.node_features, num_nodes, "use_dist_embedding", node_partition)
+        set_num_embeddings(self.edge_features, num_edges, "use_dist_edge_embedding", edge_partition)
 
     def close(self) -> None:
         """Free the stores of embeddings and layer outputs, on all ranks; the next forward starts from initial rows."""
@@ -324,10 +340,11 @@ class DistributedGNN(LayerwiseModel):
             extended: Extended = self.activations[layer].extend(h, halo)  # type: ignore[operator]
             return extended
         known = self._num_nodes if self.node_features is None else self.node_features.embedding.num_embeddings
+        if halo is not None:
+            own: Tensor = self.activations[layer](h, halo.own, halo.num_rows, halo.partition)
+            return own
         ids = torch.arange(h.size(-2), device=h.device) if node_ids is None else node_ids
         num_rows = known or (int(ids.max()) + 1 if ids.numel() else 1)
-        if halo is not None:
-            ids, num_rows = halo.own, halo.num_rows
         published: Tensor = self.activations[layer](h, ids, num_rows)
         return published
 
