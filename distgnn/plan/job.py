@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from distgnn.errors import ConfigError
+import torch
+from safetensors import SafetensorError, safe_open
+
+from distgnn.errors import ConfigError, DataFormatError
+from distgnn.graph.partition.reader import read_manifest
 from distgnn.graph.partition.summary import summarize_partition
 from distgnn.optim import RULES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
 
 FLOAT, ID = 4, 8  # bytes
 
@@ -84,15 +89,14 @@ class Part:
     Args:
         nodes: Its own.
         edges: Those that end in them.
-        halo: Nodes of other ranks that these come from.
-        remote: The share of its nodes' and halo's embeddings that other ranks have. Tables are cut evenly by id, so all
-            but one of W ranks have theirs elsewhere, unless parts are ranges of ids.
+        halo: Nodes of other ranks that these come from, whose rows it asks for.
+        asked: Rows that other ranks ask of it; one that several ask for counts for each.
     """
 
     nodes: float
     edges: float
     halo: float
-    remote: float
+    asked: float
 
     @property
     def lookups(self) -> float:
@@ -111,12 +115,12 @@ def even_part(job: Job, ranks: int, halo_ratio: float | None = None) -> Part:
             from sources at random has the probability :math:`1 - e^{-E / (N W)}`. Where out-degrees differ more, halos
             are smaller.
     """
-    own, remote = job.nodes / ranks, 1 - 1 / ranks
+    own = job.nodes / ranks
     if halo_ratio is None:
-        halo = job.nodes * remote * -math.expm1(-job.edges / (job.nodes * ranks))
+        halo = job.nodes * (1 - 1 / ranks) * -math.expm1(-job.edges / (job.nodes * ranks))
     else:
         halo = min(halo_ratio * own, job.nodes - own)
-    return Part(own, job.edges / ranks, halo, remote)
+    return Part(own, job.edges / ranks, halo, halo)
 
 
 def parts_of(folder: Path) -> list[Part]:
@@ -130,15 +134,22 @@ def parts_of(folder: Path) -> list[Part]:
     """
     found = summarize_partition(folder)
     assert found.report is not None
-    parts = found.report.parts
-    elsewhere = 1 - 1 / len(parts)
-    in_ranges = found.method == "range"  # then a part's own rows are its rank's
+    bounds = torch.tensor(read_manifest(folder)["node_bounds"].bounds)
+    asked = torch.zeros(len(found.nodes), dtype=torch.int64)
+    for number in range(len(found.nodes)):
+        halo = _halo(folder / f"part-{number}" / "graph.safetensors")
+        asked += torch.searchsorted(halo, bounds).diff()
     return [
-        Part(
-            part.nodes,
-            part.edges,
-            part.halo_nodes,
-            part.halo_nodes / max(1, part.nodes + part.halo_nodes) if in_ranges else elsewhere,
-        )
-        for part in parts
+        Part(part.nodes, part.edges, part.halo_nodes, rows)
+        for part, rows in zip(found.report.parts, asked.tolist(), strict=True)
     ]
+
+
+def _halo(path: Path) -> Tensor:
+    """Read the halo of a part, ascending, and nothing else of its file."""
+    try:
+        with safe_open(path, "pt") as file:
+            halo: Tensor = file.get_tensor("halo")
+    except (SafetensorError, OSError) as error:
+        raise DataFormatError(f"{path} cannot be read ({error}); partition the graph anew") from error
+    return halo

@@ -24,19 +24,20 @@ def memory(job: Job, part: Part, ranks: int) -> dict[str, float]:
         ranks: How many there are, each on a host of its own.
 
     Returns:
-        What a ``process`` takes by running; ``rows`` of the table; the ``state`` beside them; the ``graph``, its labels
-        and its order for sums; the ``stores`` of layers, ``buffers`` of messages, and the ``activations`` and
-        rows that are on their way in the phase of the peak.
+        What a ``process`` takes by running; ``rows`` of the table; the ``state`` beside them; the ``places`` of all its
+        rows; the ``graph``, its labels and its order for sums; the ``stores`` of layers, ``buffers`` of messages, and
+        the ``activations`` and rows that are on their way in the phase of the peak.
     """
     n, e, m = part.nodes, part.edges, part.lookups
     index = 4 if max(e, m) < _INT32 else 8
     # Edges and their ids, ids of nodes and their rows in stores, labels, masks, targets; then the edges in two orders.
     structure = 24 * e + 16 * m + 19 * n + FLOAT * job.num_features * m
     order = 16 * e + index * (n + m + 3 * e)
-    remote = m * part.remote
+    remote = part.halo
     kept = {
         "rows": FLOAT * job.embedding_dim * n,
         "state": FLOAT * job.state_width * n,
+        "places": 2 * (4 if job.nodes < _INT32 else 8) * job.nodes if ranks > 1 else 0.0,
         "graph": structure + order + 16 * n,
         "stores": FLOAT * (job.widths[-1] * n + 2 * sum(job.widths[1:-1]) * _border(part)),
         "buffers": _buffers(job, part, ranks, remote),
@@ -82,7 +83,7 @@ def _passes(job: Job, part: Part) -> list[float]:
     """
     n, m, h, b = part.nodes, part.lookups, part.halo, _border(part)
     rows, inputs = FLOAT * job.embedding_dim * m, FLOAT * job.num_features * m
-    phases = [rows + max(2 * inputs, _fetch(m, m * part.remote, FLOAT * job.embedding_dim))]
+    phases = [rows + max(2 * inputs, _fetch(m, part.halo, FLOAT * job.embedding_dim))]
     saved = rows if job.num_features not in {0, job.embedding_dim} else 0
     held = inputs or rows
     layers = [(FLOAT * width, FLOAT * out) for width, out in pairwise(job.widths)]

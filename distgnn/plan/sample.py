@@ -80,15 +80,22 @@ def measure_pace(job: Job, threads: int) -> Pace:
 
 
 def run_sample(
-    job: Job, ranks: int, folder: Path, *, threads: int = 1, environment: Mapping[str, str] | None = None
+    job: Job,
+    ranks: int,
+    folder: Path,
+    *,
+    threads: int = 1,
+    method: str = "hash",
+    environment: Mapping[str, str] | None = None,
 ) -> list[Sample]:
-    """Train a few steps on a generated graph that is cut by a hash.
+    """Train a few steps on a generated graph in parts.
 
     Args:
         job: Small enough for this machine.
         ranks: How many, each in a process, without shared memory.
         folder: Where the graph is written, ``parts-RANKS``.
         threads: Of each rank.
+        method: How the graph is cut, a key of :data:`distgnn.graph.partition.assign.METHODS`.
         environment: What differs in the ranks' environment.
 
     Raises:
@@ -98,7 +105,7 @@ def run_sample(
     if job.num_features:
         graph.x = torch.randn(job.nodes, job.num_features)
     parts = folder / f"parts-{ranks}"
-    partition_graph(graph, parts, ranks, method="hash")
+    partition_graph(graph, parts, ranks, method=method)
     del graph
     config = {
         "mode": "full",

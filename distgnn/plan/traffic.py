@@ -32,15 +32,17 @@ class Traffic(NamedTuple):
 
 
 def traffic(job: Job, part: Part, ranks: int) -> Traffic:
-    """Say what a rank sends in a step; another rank sends as much to it."""
+    """Say what a rank sends in a step. Tables lie where the parts are, so only the rows of halos move."""
     if ranks == 1:
         return Traffic(0, 0, 0)
-    rows = part.lookups * part.remote
-    embeddings = _there_and_back(rows, job.embedding_dim)
-    halo = sum(_there_and_back(part.halo, channels) for channels in job.widths[1:-1])
-    return Traffic(embeddings, halo, 2 * FLOAT * job.parameters * (1 - 1 / ranks))
+    halo = sum(_there_and_back(part, channels) for channels in job.widths[1:-1])
+    return Traffic(_there_and_back(part, job.embedding_dim), halo, 2 * FLOAT * job.parameters * (1 - 1 / ranks))
 
 
-def _there_and_back(rows: float, channels: int) -> float:
-    """Return the bytes of ids, of their rows, and of these rows' gradients with ids; no more, as they stay the same."""
-    return rows * 2 * (ID + FLOAT * channels)
+def _there_and_back(part: Part, channels: int) -> float:
+    """Return the bytes of ids, and of gradients with ids, for the halo, and of the rows that others ask for.
+
+    Messages have no more, as their numbers stay the same.
+    """
+    row = FLOAT * channels
+    return part.halo * (ID + ID + row) + part.asked * row

@@ -15,6 +15,7 @@ from distgnn.errors import SpecError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_CHUNK = 1 << 24  # rows
 _SHOWN = 9  # bounds in a repr; ranks compare these, so it stays short
 
 
@@ -43,10 +44,12 @@ class PartitionBook:
         if self.bounds[:1] != (0,) or list(self.bounds) != sorted(self.bounds):
             raise SpecError(f"the bounds of a partition must ascend from 0, not {self.bounds}")
         order, places = self._checked(self.order)
-        content = str(self.bounds).encode() if order is None else str(self.bounds).encode() + order.numpy().tobytes()
+        digest = hashlib.blake2b(str(self.bounds).encode(), digest_size=8)
+        if order is not None:
+            digest.update(order.numpy().data)
         object.__setattr__(self, "order", order)
         object.__setattr__(self, "_places", places)
-        object.__setattr__(self, "_digest", hashlib.blake2b(content, digest_size=8).hexdigest())
+        object.__setattr__(self, "_digest", digest.hexdigest())
 
     def _checked(self, order: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return a copy of an order and its inverse; neither where it counts up."""
@@ -63,11 +66,15 @@ class PartitionBook:
             raise SpecError(f"{what}; it has ids from {int(order.min())} to {int(order.max())}")
         kept = order.detach().to(torch.int32 if self.num_rows <= torch.iinfo(torch.int32).max else torch.int64)
         kept = kept.clone() if kept is order or kept.data_ptr() == order.data_ptr() else kept.contiguous()
-        counted = torch.arange(self.num_rows, dtype=kept.dtype)
-        if torch.equal(kept, counted):
-            return None, None
         places = torch.full_like(kept, -1)
-        places.numpy()[kept.numpy()] = counted.numpy()
+        counts_up = True
+        for first in range(0, self.num_rows, _CHUNK):  # NumPy makes wide copies of what it is given
+            some = kept[first : first + _CHUNK]
+            counted = torch.arange(first, first + some.numel(), dtype=kept.dtype)
+            places.numpy()[some.numpy()] = counted.numpy()
+            counts_up = counts_up and torch.equal(some, counted)
+        if counts_up:
+            return None, None
         if int(places.min()) < 0:
             raise SpecError(f"{what}; id {int(places.argmin())} is not in it")
         return kept, places

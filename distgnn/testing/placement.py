@@ -71,8 +71,10 @@ def check_another_is_refused(backend: Backend, spec: EmbeddingSpec | TensorSpec,
 def check_books_of_more_ranks_are_refused(backend: Backend, spec: EmbeddingSpec | TensorSpec, store: object) -> None:
     """Assert it, where a store says by which book its rows are kept and they are not all of one rank."""
     world_size = communicator_of(backend).world_size
-    if world_size == 1 or not isinstance(store, SupportsPlacement):
-        pytest.skip("a rank that is alone, and a store without a book, have rows where they have them")
+    if world_size == 1:
+        pytest.skip("a rank that is alone agrees with itself")
+    if not isinstance(store, SupportsPlacement):
+        pytest.skip("the store has no ranges of rows that a partition could name")
     more = replace(spec, name=f"{spec.name[:100]}.more", partition=book_of(world_size + 1))
     with pytest.raises(SpecError, match=f"is for {world_size + 1} ranks, and there are {world_size}"):
         backend.open_embedding(more) if isinstance(more, EmbeddingSpec) else backend.open_tensor(more)

@@ -174,6 +174,26 @@ def test_gin_on_a_part_of_a_graph_on_each_rank(norm: str, spread: str) -> None:
     assert_same_training(config, spread)
 
 
+def test_gine_on_a_part_of_a_graph_with_node_and_edge_embeddings(spread: str) -> None:
+    config = TrainConfig(
+        dataset="CustomLargeGraph",
+        mode="full",
+        model="gine",
+        epochs=STEPS,
+        hidden_channels=8,
+        num_layers=2,
+        dropout=0.0,
+        lr=0.001,
+        norm="none",
+        use_dist_embedding=True,
+        embedding_dim=6,
+        use_dist_edge_embedding=True,
+        edge_embedding_dim=4,
+        sparse_lr=0.01,
+    )
+    assert_same_training(config, spread)
+
+
 def test_a_batch_with_fewer_graphs_than_ranks_does_not_stop_the_others(spread: str) -> None:
     config = TrainConfig(
         epochs=10, batch_size=69, hidden_channels=8, num_layers=2, dropout=0.0, use_dist_embedding=True

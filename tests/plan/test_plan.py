@@ -49,6 +49,18 @@ def test_memory_and_bytes_of_a_real_run_are_as_planned(job: Job, tmp_path: Path)
     assert max(one.memory for one in found) == pytest.approx(needed, rel=0.15)
 
 
+def test_bytes_of_a_run_on_unequal_halos_are_as_planned_for_each_rank(tmp_path: Path) -> None:
+    pytest.importorskip("pymetis", reason="pymetis is not installed here")
+    job = Job(3_000, 15_000)
+    found = run_sample(job, 3, tmp_path, method="metis")
+    parts = parts_of(tmp_path / "parts-3")
+    assert len({part.halo for part in parts}) == 3
+    assert sum(part.halo for part in parts) == sum(part.asked for part in parts)
+    for one, part in zip(found, parts, strict=True):
+        plan = estimate(job, part, 3, network=1e9)
+        assert one.sent == pytest.approx(plan.bytes_sent - plan.sent["dense"], rel=0.05)
+
+
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_the_halo_that_is_expected_is_the_mean_of_parts_cut_at_random(ranks: int, tmp_path: Path) -> None:
     job = Job(20_000, 100_000)

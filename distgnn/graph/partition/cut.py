@@ -247,9 +247,9 @@ def edge_partition(part: Data, *, backend: Backend | None = None) -> PartitionBo
 
 def _gathered_book(node_ids: Tensor, bounds: tuple[int, ...], folder: str | Path, backend: Backend) -> PartitionBook:
     """Put the ids of the nodes of all parts in one book; collective."""
-    gathered = torch.cat(communicator_of(backend).all_gather(node_ids))
+    ids = node_ids.to(torch.int32) if bounds[-1] <= torch.iinfo(torch.int32).max else node_ids  # there are many
     try:
-        return PartitionBook(bounds, gathered)
+        return PartitionBook(bounds, torch.cat(communicator_of(backend).all_gather(ids)))
     except SpecError as error:
         raise DataFormatError(f"{folder}: the parts' node_ids spoil it ({error}); partition the graph anew") from error
 
