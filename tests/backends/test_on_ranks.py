@@ -1,10 +1,14 @@
+"""Tests of one rank, on several."""
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from distgnn.testing import run_on_ranks
+if TYPE_CHECKING:
+    from tests.jobs import StartJob
 
 KITS = ("dgl_conforms", "pyg_conforms", "sockets_conform")
 TRAINING = ("halo", "listens", "sampling", "trains_like_memory")
@@ -50,8 +54,13 @@ OF_MANY = (
     ],
     ids=["all on two", "a kit on three", "kits on four", "training on four"],
 )
-def test_the_tests_of_one_rank_pass_on_several(world_size: int, files: tuple[str, ...]) -> None:
-    """Each rank runs many files, as to import what they need takes it longer than most tests."""
+def test_the_tests_of_one_rank_pass_on_several(start_job: StartJob, world_size: int, files: tuple[str, ...]) -> None:
+    """Each rank runs many files, and is forked: to import what they need takes longer than most tests."""
     here = Path(__file__).parent
     named = [(file, colons + test) for file, colons, test in (each.partition("::") for each in files)]
-    run_on_ranks([f"{here / f'test_{file}.py'}{test}" for file, test in named], world_size, timeout=580)
+    tests = [f"{here / f'test_{file}.py'}{test}" for file, test in named]
+    job = start_job("pytest_rank.py", *tests, world_size=world_size)
+    codes = job.codes(timeout=560)
+    said = [job.output(rank)[-6000:] for rank in range(world_size)]
+    assert codes == [0] * world_size, "\n".join(f"rank {rank} printed:\n{one}" for rank, one in enumerate(said))
+    assert all(" passed" in one for one in said)
