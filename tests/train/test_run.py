@@ -101,11 +101,56 @@ def test_a_generated_graph_is_learned_from_its_structure_alone() -> None:
     assert result.history[0][-1].loss < result.history[0][0].loss / 2
 
 
-def test_every_store_of_a_run_is_closed_at_its_end() -> None:
-    train(use_dist_embedding=True, use_dist_tensor=True, runs=2)
-    backend = distgnn.get_backend("memory")
-    backend.open_embedding(distgnn.EmbeddingSpec("node_embedding", 1, 1))  # no conflict: the run's is gone
-    backend.open_tensor(distgnn.TensorSpec("node_embedding_layer_0", (1,)))
+WATCHED = """
+import json
+import os
+
+import distgnn
+from distgnn.backends.memory import MemoryBackend
+
+
+class Watched(MemoryBackend):
+    name = "watched"
+
+    def __init__(self):
+        super().__init__()
+        self.opened = []
+
+    def watched(self, store):
+        if store not in self.opened:
+            self.opened.append(store)
+        return store
+
+    def open_embedding(self, spec):
+        return self.watched(super().open_embedding(spec))
+
+    def open_tensor(self, spec):
+        return self.watched(super().open_tensor(spec))
+
+    def close(self):
+        with open(os.environ["WATCHED"], "w") as file:
+            json.dump([[store.spec.name, store.closed] for store in self.opened], file)
+        super().close()
+
+
+@distgnn.hookimpl
+def distgnn_backend():
+    return Watched
+"""
+
+
+def test_every_store_of_a_run_is_closed_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "watched.py").write_text(WATCHED)
+    info = tmp_path / "watched-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: watched\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[distgnn]\nwatched = watched\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WATCHED", str(tmp_path / "stores.json"))
+    train(use_dist_embedding=True, use_dist_tensor=True, runs=2, backend="watched")
+    stores = json.loads((tmp_path / "stores.json").read_text())
+    assert len(stores) == 6, "a table and the outputs of two layers in each of two trials"
+    assert all(closed for _, closed in stores), stores
 
 
 def test_one_part_is_the_whole_graph_whether_cut_in_memory_or_loaded(tmp_path: Path) -> None:
