@@ -50,7 +50,7 @@ class Job:
         folder: Where their output goes.
         script: The script.
         arguments: Its arguments.
-        world_size: How many ranks the job is told to have.
+        world_size: How many ranks the job is told to have; None is one process that no launcher has started.
         present: The ranks that are started, all of them unless it says otherwise.
         hosts: The network namespace of each rank's host, which has shared memory of its own; "" stays in this one.
         environment: What differs from the environment of one machine.
@@ -62,7 +62,7 @@ class Job:
         folder: Path,
         script: Path,
         *arguments: str,
-        world_size: int,
+        world_size: int | None,
         present: Sequence[int] | None = None,
         hosts: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
@@ -72,21 +72,20 @@ class Job:
         self._mark = uuid.uuid4().hex
         self._slowness = slowness()
         self._processes: dict[int, BaseProcess] = {}
+        launcher = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         everyone = {
             **os.environ,
-            "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            **({} if world_size is None else launcher),
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
             MARK: self._mark,
         }
-        for rank in range(world_size) if present is None else present:
+        for rank in range(world_size or 1) if present is None else present:
             output = folder / str(rank)
             output.with_suffix(".out").touch()
             output.with_suffix(".err").touch()
             host = hosts[rank] if hosts else None
-            environment = {**everyone, "RANK": str(rank)}
+            environment = everyone if world_size is None else {**everyone, "RANK": str(rank)}
             working = folders[rank] if folders else Path.cwd()
             about = (str(script), arguments, environment, str(output), str(working), host)
             self._processes[rank] = forks.Process(target=be_rank, args=about)
@@ -111,6 +110,14 @@ class Job:
                 assert process.is_alive(), f"rank {rank} ended:\n{self.errors(rank)}"
                 assert time.monotonic() < deadline, f"rank {rank} does not print {word!r}:\n{self.errors(rank)}"
                 time.sleep(0.02)
+
+    def wait_for_file(self, path: Path, *, timeout: float = 60) -> None:
+        """Wait until there is a file that the first rank makes."""
+        deadline = time.monotonic() + timeout * slowness()
+        while not path.exists():
+            assert self._processes[0].is_alive(), f"rank 0 ended:\n{self.errors(0)}"
+            assert time.monotonic() < deadline, f"there is no {path}:\n{self.errors(0)}"
+            time.sleep(0.02)
 
     def send(self, rank: int, number: signal.Signals) -> None:
         os.kill(self._pid(rank), number)
@@ -245,7 +252,7 @@ def start_job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartJ
     def start(
         name: str,
         *arguments: str,
-        world_size: int,
+        world_size: int | None,
         present: Sequence[int] | None = None,
         hosts: Sequence[str] = (),
         folders: Sequence[Path] = (),

@@ -1,14 +1,15 @@
-"""The snippets that the project was founded on run as they are, each in a fresh process."""
+"""The snippets that the project was founded on run as they are, each in a process of its own."""
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.jobs import StartJob
 
 SNIPPETS = Path(__file__).parent / "founding" / "seed_snippets.py"
 FUNCTIONS = ("basic_usage", "distributed_model", "edge_features", "convolution_layers")
@@ -19,17 +20,9 @@ def test_these_are_all_the_snippets() -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_snippet_runs_on_the_memory_backend(function: str, tmp_path: Path) -> None:
-    code = f"import runpy; runpy.run_path({str(SNIPPETS)!r})[{function!r}]()"
-    environment = {**os.environ, "DISTGNN_BACKEND": "memory"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not list(tmp_path.iterdir())
+def test_a_snippet_runs_on_the_memory_backend(start_job: StartJob, function: str, tmp_path: Path) -> None:
+    (tmp_path / "snippet.py").write_text(f"import runpy\nrunpy.run_path({str(SNIPPETS)!r})[{function!r}]()\n")
+    (folder := tmp_path / "empty").mkdir()
+    job = start_job(str(tmp_path / "snippet.py"), world_size=None, folders=[folder], DISTGNN_BACKEND="memory")
+    assert job.codes(timeout=60) == [0], job.errors(0)
+    assert not list(folder.iterdir())

@@ -36,7 +36,7 @@ JOBS = {
 def losses(start_job: StartJob, folder: Path, ranks: int, *options: str) -> list[float]:
     """Train, and return the loss of each epoch."""
     words = ("train", *COMMON, *TABLE, *options, "--out", str(folder), "--name", "run")
-    job = start_job("training_rank.py", *words, world_size=ranks, PYTHONPATH=str(install(folder.parent)))
+    job = start_job("distgnn_command.py", *words, world_size=ranks, PYTHONPATH=str(install(folder.parent)))
     assert job.codes(timeout=100) == [0] * ranks, job.errors(0)
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]

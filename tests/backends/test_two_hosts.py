@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.jobs import Job, StartJob
 
 SCRIPT = "host_rank.py"
-SCRIPT_OF_TRAINING = "training_rank.py"
+SCRIPT_OF_TRAINING = "distgnn_command.py"
 EXAMPLE = "../../examples/distributed_gin_example.py"
 CABLE = "cable"
 

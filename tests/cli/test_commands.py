@@ -4,15 +4,19 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from distgnn import __version__
 from distgnn.cli.app import main
+
+if TYPE_CHECKING:
+    from tests.jobs import StartJob
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("DISTGNN_DATA", ROOT.parent / "shared" / "data"))
@@ -134,17 +138,14 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert "Traceback" not in error
 
 
-def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(tmp_path: Path) -> None:
+def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(start_job: StartJob, tmp_path: Path) -> None:
     words = "train --dataset CustomLargeGraph --num-nodes 60 --num-edges 200 --use-dist-embedding --embedding-dim 4"
     words += " --mode sampled --batch-size 2 --num-layers 1 --checkpoint-every 1steps --name one"
-    command = [sys.executable, "-m", "distgnn", *words.split()]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("runs/one/checkpoints/step-*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.terminate()
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 3, error
+    job = start_job("distgnn_command.py", *words.split(), world_size=None)
+    job.wait_for_file(tmp_path / "runs/one/checkpoints")
+    job.send(0, signal.SIGTERM)
+    assert job.codes(timeout=60) == [3]
+    error = job.errors(0)
     assert "error: stopped by SIGTERM after step" in error
     (step,) = re.findall(r"--resume \S+/step-(\d+)", error)
     assert (tmp_path / "runs" / "one" / "checkpoints" / f"step-{step}" / "manifest.json").is_file()
@@ -157,20 +158,13 @@ def test_a_run_that_is_asked_to_end_has_saved_and_exit_code_3(tmp_path: Path) ->
         "--dataset Cora --use_dist_embedding --embedding_dim 64 --hidden_channels 128 --num_layers 2",
     ],
 )
-def test_the_founding_command_lines_run_as_written(options: str, tmp_path: Path) -> None:
+def test_the_founding_command_lines_run_as_written(start_job: StartJob, options: str, tmp_path: Path) -> None:
     dataset = options.split()[1]
     if not (DATA / dataset / "raw").is_dir():
         pytest.skip(f"{dataset} is not in DISTGNN_DATA")
     shutil.copy(ROOT / "examples" / "distributed_gin_example.py", tmp_path)
-    done = subprocess.run(
-        [sys.executable, "distributed_gin_example.py", *options.split()],
-        cwd=tmp_path,
-        env={**os.environ, "DISTGNN_DATA": str(DATA.resolve()), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "test accuracy" in done.stdout
+    script = str(tmp_path / "distributed_gin_example.py")
+    job = start_job(script, *options.split(), world_size=None, DISTGNN_DATA=str(DATA.resolve()))
+    assert job.codes(timeout=280) == [0], job.errors(0)
+    assert "test accuracy" in job.output(0)
     assert list(tmp_path.glob(f"runs/{dataset}-*/curve.png"))

@@ -101,7 +101,7 @@ def test_two_ranks_answer_what_one_does(start_job: StartJob, tmp_path: Path) -> 
         ["predict", "runs/mine", "--out", "two.csv"],
         ["embed", "runs/mine", "--out", "r.csv", "--of", "layer1"],
     ):
-        job = start_job("../backends/training_rank.py", *words, world_size=2, folders=[tmp_path] * 2)
+        job = start_job("distgnn_command.py", *words, world_size=2, folders=[tmp_path] * 2)
         assert job.codes(timeout=120) == [0, 0], job.errors(0)
         assert "200 rows" in job.output(0)
         assert not job.output(1)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,8 @@ from distgnn.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.jobs import Job, StartJob
 
 SMALL: dict[str, Any] = {
     "dataset": "CustomLargeGraph",
@@ -198,36 +199,28 @@ def test_a_backend_without_checkpoints_is_refused_before_training(monkeypatch: p
     assert tree() == {}
 
 
-def test_ctrl_c_saves_where_checkpoints_are_written(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "distgnn", "train", *WORDS, "--epochs", "100000", "--checkpoint-every", "99999"]
-    with subprocess.Popen([*command, "--name", "mine"], stderr=subprocess.PIPE, text=True) as job:
-        wait_for(tmp_path / "runs/mine/metrics.jsonl", job)
-        job.send_signal(signal.SIGINT)
-        assert job.stderr is not None
-        said = job.stderr.read()
-    assert job.returncode == 3
-    assert "stopped by SIGINT after step" in said
+def started(start_job: StartJob, *words: str) -> Job:
+    """Start a run without an end, and wait for its first epoch."""
+    options = ("train", *WORDS, "--epochs", "100000", "--name", "mine", *words)
+    job = start_job("distgnn_command.py", *options, world_size=None)
+    job.wait_for_file(Path("runs/mine/metrics.jsonl"))
+    return job
+
+
+def test_ctrl_c_saves_where_checkpoints_are_written(start_job: StartJob) -> None:
+    job = started(start_job, "--checkpoint-every", "99999")
+    job.send(0, signal.SIGINT)
+    assert job.codes(timeout=60) == [3], job.errors(0)
+    assert "stopped by SIGINT after step" in job.errors(0)
     saved = next(Path("runs/mine/checkpoints").iterdir())
     assert saved.name == f"step-{len(metrics())}"
 
 
-def test_ctrl_c_without_checkpoints_says_what_stays(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "distgnn", "train", *WORDS, "--epochs", "100000", "--name", "mine"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
-        wait_for(tmp_path / "runs/mine/metrics.jsonl", job)
-        job.send_signal(signal.SIGINT)
-        assert job.stderr is not None
-        said = job.stderr.read()
-    assert job.returncode == 130
-    assert said == "runs/mine keeps what was measured so far\ninterrupted\n"
-
-
-def wait_for(path: Path, job: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert job.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_ctrl_c_without_checkpoints_says_what_stays(start_job: StartJob) -> None:
+    job = started(start_job)
+    job.send(0, signal.SIGINT)
+    assert job.codes(timeout=60) == [130], job.errors(0)
+    assert job.errors(0) == "runs/mine keeps what was measured so far\ninterrupted\n"
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def on_two_machines(start_job: StartJob, tmp_path: Path) -> OnTwoMachines:
         for home in homes:
             home.mkdir(exist_ok=True)
         job = start_job(
-            *("../backends/training_rank.py", "train", *WORDS, *words),
+            *("distgnn_command.py", "train", *WORDS, *words),
             world_size=2,
             folders=homes,
             GLOO_SOCKET_IFNAME="lo",

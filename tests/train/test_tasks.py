@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +26,11 @@ from distgnn.train.session import Session
 from distgnn.train.source import Source
 from distgnn.train.tasks import TASKS
 from distgnn.train.trial import Trial
-from tests.jobs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.jobs import StartJob
 
 NODES = 240
 FILES: dict[str, Any] = {
@@ -104,19 +102,13 @@ def test_errors_of_a_run_are_those_of_scikit_learn_in_every_mode(way: dict[str, 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("words", ["", "--mode full", "--mode sampled --num-neighbors -1,-1 --batch-size 60"])
-def test_two_ranks_measure_what_one_does(words: str) -> None:
+def test_two_ranks_measure_what_one_does(start_job: StartJob, words: str) -> None:
     given = [word for name, value in FILES.items() for word in (f"--{name}", value)]
     given += ["--num-nodes", str(NODES), "--epochs", "3", "--dropout", "0", *words.split()]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    jobs = []
-    for size, backend in ((1, "memory"), (2, "pyg")):
-        for rank in range(size):
-            environment = {**os.environ, **address, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": "0"}
-            if size == 1:
-                environment = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
-            command = [sys.executable, "-m", "distgnn", "train", *given, "--backend", backend, "--name", backend]
-            jobs.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
-    assert [job.wait(timeout=200) for job in jobs] == [0, 0, 0]
+    for size, backend in ((None, "memory"), (2, "pyg")):
+        options = ("train", *given, "--backend", backend, "--name", backend)
+        job = start_job("distgnn_command.py", *options, world_size=size)
+        assert job.codes(timeout=100) == [0] * (size or 1), job.errors(0)
     one, two = metrics_of("runs/memory"), metrics_of("runs/pyg")
     for first, second in zip(one, two, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
