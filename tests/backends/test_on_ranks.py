@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from tests.jobs import StartJob
 
 KITS = ("dgl_conforms", "pyg_conforms", "sockets_conform")
-TRAINING = ("halo", "listens", "sampling", "trains_like_memory")
+TRAINING = ("halo", "halo_stale", "halo_traffic", "listens", "sampling", "trains_like_memory")
 # What has more to go wrong with more ranks: rows of many peers, parts of every shape, ranks that have nothing to do.
 OF_MANY = (
     "halo::test_training_over_parts_equals_training_on_the_whole_graph",
     "halo::test_it_does_for_every_shape_of_part",
     "halo::test_it_does_on_graphs_that_are_published[pyg-Cora]",
     "halo::test_it_does_on_graphs_that_are_published[dgl-Cora]",
-    "halo::test_stale_rows_serve_so_many_steps_and_evaluation_never",
-    "halo::test_a_layer_moves_the_rows_of_its_halo_and_no_more",
-    "halo::test_tables_lie_where_parts_are_so_that_a_lookup_moves_the_rows_of_the_halo_alone",
+    "halo_stale::test_stale_rows_serve_so_many_steps_and_evaluation_never",
+    "halo_traffic::test_a_layer_moves_the_rows_of_its_halo_and_no_more",
+    "halo_traffic::test_tables_lie_where_parts_are_so_that_a_lookup_moves_the_rows_of_the_halo_alone",
     "sampling",
     "trains_like_memory::test_the_timeline_tells_who_waits_for_whom",
     "trains_like_memory::test_gin_on_a_part_of_a_graph_on_each_rank[pyg-batch_norm]",
