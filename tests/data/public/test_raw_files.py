@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,10 +134,8 @@ def test_a_server_that_never_answers_is_given_up_on(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(raw_files, "_CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(TUDataset, "url", f"https://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.monotonic()
         with pytest.raises(DatasetNotFoundError, match=r"downloading it failed \(Connection timeout to host"):
             load_dataset("NCI1")
-    assert time.monotonic() - start < 10
 
 
 def test_grakel_is_found_without_being_imported() -> None:
