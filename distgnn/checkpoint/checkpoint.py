@@ -38,7 +38,7 @@ from distgnn.checkpoint.manifest import (
 from distgnn.checkpoint.plain_state import encode
 from distgnn.checkpoint.random_state import random_state
 from distgnn.checkpoint.reader import KEPT, CheckpointReader
-from distgnn.checkpoint.tensors import DTYPES
+from distgnn.checkpoint.tensors import BLOCK_BYTES, DTYPES
 from distgnn.checkpoint.together import together
 from distgnn.checkpoint.writer import Table, write_tables
 from distgnn.errors import CheckpointError, CheckpointWriteError
@@ -84,6 +84,7 @@ class Checkpoint:
             and the layer outputs that later steps read: histories and stale halo rows.
         stores: More stores to save, by name.
         report: Is told the bytes of this rank that are done, piece by piece.
+        block_bytes: How much of a table is held in memory while it is written, and read again.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Checkpoint:
         stores: Mapping[str, EmbeddingStore | TensorStore] | None = None,
         *,
         report: Report = lambda _count: None,
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self._session = session
+        self._block_bytes = block_bytes
         self._parts = dict(parts)
         self._more = dict(stores or {})
         self._report = report
@@ -272,7 +275,7 @@ class Checkpoint:
         }
         tables = [Table(range(rows.size(0)), partial(_some, key, rows)) for key, rows in whole.items()]
         tables += [Table(store.own_rows, partial(_export, name, store, with_state)) for name, store in stores.items()]
-        tensors = yield from write_tables(draft / file_name(rank), tables)
+        tensors = yield from write_tables(draft / file_name(rank), tables, block_bytes=self._block_bytes)
         spans = {name: (store.own_rows.start, store.own_rows.stop) for name, store in stores.items()}
         about = {
             "file": asdict(SavedFile(spans, tensors, numbers)),

@@ -31,14 +31,22 @@ class Table(NamedTuple):
     export: Callable[[int, int], Mapping[str, Tensor]]
 
 
-def write_tables(path: Path, tables: Sequence[Table]) -> Generator[int, None, dict[str, SavedTensor]]:
+def write_tables(
+    path: Path, tables: Sequence[Table], *, block_bytes: int = BLOCK_BYTES, unsynced_bytes: int = _UNSYNCED_BYTES
+) -> Generator[int, None, dict[str, SavedTensor]]:
     """Write tables to a file, and to the disk; yield the bytes of each block when it is written.
+
+    Args:
+        path: The file.
+        tables: What to write.
+        block_bytes: How much of a table is held in memory.
+        unsynced_bytes: After how many bytes it is waited for the disk.
 
     Returns:
         What is in the file, by name.
     """
     samples = [table.export(table.rows.start, table.rows.start) for table in tables]
-    blocks = [_block_rows(*sample.values()) for sample in samples]
+    blocks = [_block_rows(block_bytes, *sample.values()) for sample in samples]
     shapes = {
         name: (rows.dtype, (len(table.rows), *rows.shape[1:]))
         for table, sample in zip(tables, samples, strict=True)
@@ -55,7 +63,7 @@ def write_tables(path: Path, tables: Sequence[Table]) -> Generator[int, None, di
                     file.write(name, first - table.rows.start, rows)
                     checksums[name].append(checksum.result())
                     unsynced += rows.nbytes
-                    if unsynced > _UNSYNCED_BYTES:
+                    if unsynced > unsynced_bytes:
                         file.sync()
                         unsynced = 0
                     yield rows.nbytes
@@ -67,7 +75,7 @@ def write_tables(path: Path, tables: Sequence[Table]) -> Generator[int, None, di
     }
 
 
-def _block_rows(*tensors: Tensor) -> int:
+def _block_rows(block_bytes: int, *tensors: Tensor) -> int:
     """Return how many rows of tensors are a block."""
     width = sum(one.element_size() * math.prod(one.shape[1:]) for one in tensors)
-    return max(1, BLOCK_BYTES // max(1, width))
+    return max(1, block_bytes // max(1, width))

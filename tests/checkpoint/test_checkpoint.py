@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from distgnn import CheckpointError, CheckpointFormatError, CheckpointWriteError, EmbeddingSpec
 from distgnn.backends.memory import MemoryBackend
-from distgnn.checkpoint import Checkpoint, Stateful, latest_checkpoint, prune_checkpoints, writer
-from distgnn.checkpoint import tensors as tensor_files
+from distgnn.checkpoint import Checkpoint, Stateful, latest_checkpoint, prune_checkpoints
 from distgnn.checkpoint.plain_state import decode, encode, tensor_names
+from distgnn.checkpoint.writer import Table, write_tables
 from distgnn.data import generate_graph
 from distgnn.nn import DistributedGIN
 from distgnn.optim import SGD, Adagrad, Adam, SparseAdam
@@ -107,11 +107,7 @@ def test_a_larger_table_keeps_its_own_rows_beyond_those_that_are_loaded(tmp_path
 
 @pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_tables_come_back_bit_for_bit_whatever_the_blocks(
-    tmp_path: Path, dtype: torch.dtype, block_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(writer, "_UNSYNCED_BYTES", 5000)
+def test_tables_come_back_bit_for_bit_whatever_the_blocks(tmp_path: Path, dtype: torch.dtype, block_bytes: int) -> None:
     backend = MemoryBackend()
     stores = [backend.open_embedding(EmbeddingSpec(name, 777, 3, dtype, seed=len(name))) for name in ("one", "other")]
     for rule in (SGD(lr=1.0), Adagrad(lr=1.0), Adam(lr=1.0)):
@@ -119,7 +115,9 @@ def test_tables_come_back_bit_for_bit_whatever_the_blocks(
         stores[0].apply_gradients(ids, torch.randn(400, 3), rule)
     session = Session(backend)
     done: list[int] = []
-    Checkpoint(session, {}, {"words": stores[0]}, report=done.append).save(tmp_path / "one")
+    saving = Checkpoint(session, {}, {"words": stores[0]}, report=done.append, block_bytes=block_bytes)
+    saving.save(tmp_path / "one")
+    assert len(done) >= sum(rows.nbytes for rows in stores[0].export_rows(0, 777).values()) // max(block_bytes, 1000)
     Checkpoint(session, {}, {"words": stores[1]}).load(tmp_path / "one")
     expected, found = (store.export_rows(0, 777) for store in stores)
     assert expected.keys() == found.keys()
@@ -128,8 +126,17 @@ def test_tables_come_back_bit_for_bit_whatever_the_blocks(
         assert torch.equal(rows, found[name]), name
     assert stores[0].rule_states() == stores[1].rule_states()
     assert sum(done) >= sum(rows.nbytes for rows in expected.values())
-    monkeypatch.undo()
-    assert tensor_files.BLOCK_BYTES > 1000
+
+
+def test_a_file_is_the_same_however_often_the_disk_is_waited_for(tmp_path: Path) -> None:
+    rows = torch.randn(777, 3)
+    tables = [Table(range(777), lambda first, last: {"rows": rows[first:last]})]
+    files = []
+    for often in (1, 5000, 1 << 30):
+        files.append(tmp_path / str(often))
+        list(write_tables(files[-1], tables, block_bytes=1000, unsynced_bytes=often))
+    first, *others = (file.read_bytes() for file in files)
+    assert all(other == first for other in others)
 
 
 def test_a_state_of_numbers_texts_and_tensors_survives_json() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from distgnn import CheckpointFormatError, EmbeddingSpec, PartitionBook
 from distgnn.backends.memory import MemoryBackend, MemoryEmbeddingStore
-from distgnn.checkpoint import Checkpoint, writer
+from distgnn.checkpoint import Checkpoint
 from distgnn.checkpoint.placed import import_placed
 from distgnn.optim import Adam
 from distgnn.train.session import Session
@@ -49,8 +49,8 @@ def table(kind: type[MemoryEmbeddingStore], seed: int = 1, num_rows: int = 777) 
     return kind(EmbeddingSpec("words", num_rows, 3, seed=seed), torch.device("cpu"))
 
 
-def checkpoint(store: MemoryEmbeddingStore) -> Checkpoint:
-    return Checkpoint(Session(MemoryBackend()), {}, {"words": store})
+def checkpoint(store: MemoryEmbeddingStore, block_bytes: int = 1 << 24) -> Checkpoint:
+    return Checkpoint(Session(MemoryBackend()), {}, {"words": store}, block_bytes=block_bytes)
 
 
 def trained(kind: type[MemoryEmbeddingStore]) -> MemoryEmbeddingStore:
@@ -71,11 +71,9 @@ def test_every_placement_reads_what_every_other_wrote(
     goal: type[MemoryEmbeddingStore],
     block_bytes: int,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer, "BLOCK_BYTES", block_bytes)
     first, second = trained(source), table(goal, seed=2)
-    checkpoint(first).save(tmp_path / "one")
+    checkpoint(first, block_bytes).save(tmp_path / "one")
     checkpoint(second).load(tmp_path / "one")
     for name, rows in by_ids(first).items():
         assert torch.equal(rows, by_ids(second)[name]), name
