@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import distgnn
 from distgnn.nn import StoredEmbedding
-from distgnn.optim import SparseSGD
+from distgnn.optim import SparseAdagrad, SparseSGD
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -72,3 +73,29 @@ def test_a_store_that_cannot_prefetch_leaves_all_to_the_forward() -> None:
     with distgnn.use("memory"):
         table.prefetch(torch.arange(9))
         assert table(torch.arange(3)).shape == (3, 2)
+
+
+def test_a_state_dict_of_placed_rows_goes_back_to_the_same_placement_alone(spread: str) -> None:
+    order = torch.tensor([5, 0, 3, 8, 1, 7, 2, 6, 4])
+    book = distgnn.PartitionBook(tuple(9 * rank // WORLD_SIZE for rank in range(WORLD_SIZE + 1)), order)
+    with distgnn.use(spread):
+        placed, same, even = (
+            StoredEmbedding(9, 2, name=name, seed=0, partition=partition)
+            for name, partition in (("placed", book), ("same", book), ("even", None))
+        )
+        optimizers = [SparseAdagrad(table, lr=1.0) for table in (placed, same, even)]
+        placed(torch.arange(RANK, 9, WORLD_SIZE)).sum().backward()
+        optimizers[0].step()
+        rows, state = placed(torch.arange(9)).detach(), optimizers[0].state_dict()
+        same.load_state_dict(placed.state_dict())
+        optimizers[1].load_state_dict(state)
+        assert torch.equal(same(torch.arange(9)), rows)
+        copied = copy.deepcopy(placed)
+        assert torch.equal(copied(torch.arange(9)), rows)
+        for table in (placed, same):
+            table.zero_grad()
+        if WORLD_SIZE > 1:
+            with pytest.raises(RuntimeError, match=r"not this rank's.*save and load it by"):
+                even.load_state_dict(placed.state_dict())
+            with pytest.raises(ValueError, match="placed by another partition; save and load it by"):
+                optimizers[2].load_state_dict(state)
